@@ -1,0 +1,201 @@
+"""Every key of a run, with its meaning and unit. The other files here change some of them.
+
+    python -m instructrec_jax.train --config=configs/t5_base.py
+
+A value is changed in a config file or on the command line, `--config.train.steps=500`. Keys that
+do not stand here are refused. `""` and `()` mean "none", 0 means "no limit" where a line says so.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The defaults: T5 1.1 base on the dataset that `build` makes from this machine."""
+    config = ConfigDict()
+    # Drives the dataset, parameter initialisation, data order and dropout.
+    config.seed = 0
+    # Run folder; the flag --workdir goes before it.
+    config.workdir = "runs/base"
+    # Dataset folder or file of JSON lines; the flag --dataset goes before it. A folder that does
+    # not exist yet is built by the recipe in `build` below.
+    config.dataset = "datasets/standard_library"
+    # Start from the parameters and tokenizer of this run or checkpoint folder; "" = from scratch.
+    config.init = ""
+    config.build = _build()
+    config.tokenizer = _tokenizer()
+    config.data = _data()
+    config.model = _model()
+    config.mesh = _mesh()
+    config.optimizer = _optimizer()
+    config.train = _train()
+    config.checkpoint = _checkpoint()
+    config.evaluate = _evaluate()
+    return config
+
+
+def _build() -> ConfigDict:
+    """Raw data to instruction examples (the `build` binary)."""
+    build = ConfigDict()
+    # Raw corpora to collect; see instructrec_jax/instructions/sources.py.
+    build.sources = ("python_code", "python_topics", "locale_names", "package_metadata")
+    # Tasks to construct; () = every task of these sources.
+    build.tasks = ()
+    # CLDR locales that English is paired with, in both directions.
+    build.languages = ("zh", "de", "fr", "es", "ja", "ru", "ar")
+    # Upper bounds, 0 = none.
+    build.max_documents_per_source = 0
+    build.max_examples_per_task = 20_000
+    # Each (document, task) pair is phrased this many times, with different templates.
+    build.phrasings_per_example = 1
+    # Lengths in characters; examples outside are rejected and counted.
+    build.min_target_characters = 1
+    build.max_target_characters = 2_000
+    build.max_input_characters = 8_000
+    # Documents (not examples) that go to each split whole.
+    build.validation_fraction = 0.02
+    build.test_fraction = 0.05
+    # Templates a task that training never sees, and tasks that training never sees.
+    build.holdout_phrasings = 2
+    build.holdout_tasks = ("fill_blanks",)
+    # At most this many test examples for each task and hold-out, 0 = all.
+    build.max_test_examples = 200
+    # Limits of the guarded subprocess that runs collected code.
+    build.execution_seconds = 2.0
+    build.execution_mebibytes = 512
+    # Worker processes, 0 = one a core. The dataset does not depend on it.
+    build.processes = 0
+    return build
+
+
+def _tokenizer() -> ConfigDict:
+    """The SentencePiece model; one is trained on the dataset's train split where none is given."""
+    tokenizer = ConfigDict()
+    # An existing SentencePiece model (file or folder); "" = train one.
+    tokenizer.path = ""
+    # Pieces and sentinels together.
+    tokenizer.vocabulary_size = 32_100
+    # T5's <extra_id_0> ... at the end of the vocabulary.
+    tokenizer.sentinels = 100
+    return tokenizer
+
+
+def _data() -> ConfigDict:
+    """Tokens to packed rows."""
+    data = ConfigDict()
+    # Length of a packed row in tokens, for each side.
+    data.encoder_length = 512
+    data.decoder_length = 128
+    # What happens to an example that is longer than a row: "drop" (counted), "truncate_input"
+    # (counted; the target is never cut) or "error".
+    data.over_length = "drop"
+    # Rows kept open while packing; more fill better and plan slower.
+    data.open_bins = 64
+    # How often each task is drawn: "proportional" (to its examples, at most mixture_cap, 0 = no
+    # cap), "temperature" (proportional rates to the power 1 / mixture_temperature), or "explicit"
+    # (mixture_rates: (("task", rate), ...)).
+    data.mixture = "proportional"
+    data.mixture_cap = 0
+    data.mixture_temperature = 1.0
+    data.mixture_rates = ()
+    # Share of examples held out for validation where a file brings no splits of its own.
+    data.validation_fraction = 0.02
+    # Folder of the token cache; "" = inside the dataset folder, or the run folder for a file.
+    data.cache = ""
+    # Training goes on although dataset, batch size, seed or mixture differ from the checkpoint's.
+    data.allow_data_change = False
+    return data
+
+
+def _model() -> ConfigDict:
+    """Architecture by name, and how it is computed."""
+    model = ConfigDict()
+    # A name in the table of instructrec_jax/model/config.py.
+    model.name = "t5_1_1_base"
+    model.dropout_rate = 0.0
+    # "bfloat16" or "float32"; parameters, softmax, norms and loss are always float32.
+    model.activation_dtype = "bfloat16"
+    # What the backward pass recomputes: a name in instructrec_jax/model/t5.py; "none" is fastest,
+    # "full" takes the least memory.
+    model.remat = "none"
+    # Attention backend, by name.
+    model.attention = "einsum"
+    return model
+
+
+def _mesh() -> ConfigDict:
+    """Devices along each mesh axis; at most one may be -1 = all that are left."""
+    mesh = ConfigDict()
+    # Copies of the model that split the batch.
+    mesh.data = -1
+    # Devices that split the batch and the parameters (ZeRO-3).
+    mesh.fsdp = 1
+    # Devices that split heads, feed-forward and vocabulary.
+    mesh.tensor = 1
+    return mesh
+
+
+def _optimizer() -> ConfigDict:
+    """Any optimizer of optax by name; T5's Adafactor is the default."""
+    optimizer = ConfigDict()
+    optimizer.name = "adafactor"
+    # Keyword arguments of that optax function, e.g. {"b1": 0.9}. The defaults for "adafactor" are
+    # T5's own and stand in instructrec_jax/training/optimizer.py.
+    optimizer.options = ConfigDict()
+    # Peak learning rate, relative to each parameter's scale under Adafactor.
+    optimizer.learning_rate = 1e-3
+    # "constant", "linear" or "cosine" (both to 0 at the last step) or "rsqrt"; after the warm-up.
+    optimizer.schedule = "constant"
+    # Steps from 0 to the peak learning rate.
+    optimizer.warmup_steps = 0
+    # Gradients are scaled down to this global norm; 0 = not (Adafactor clips by block itself).
+    optimizer.clip_norm = 0.0
+    # Decoupled decay a step, times the learning rate; on kernels and embeddings, not on norms.
+    optimizer.weight_decay = 0.0
+    return optimizer
+
+
+def _train() -> ConfigDict:
+    """The train step and its loop."""
+    train = ConfigDict()
+    # Optimizer steps in the whole run.
+    train.steps = 10_000
+    # Packed rows in a global batch, over all devices and accumulation steps.
+    train.batch_size = 32
+    # Micro-batches a step; each holds batch_size / accumulation_steps rows.
+    train.accumulation_steps = 1
+    # What the summed NLL is divided by: "sequences" (the paper's objective: the mean over
+    # sequences of a sequence's summed NLL) or "tokens" (the mean over target tokens).
+    train.objective = "sequences"
+    train.label_smoothing = 0.0
+    # Weight of log(Z)^2, Z the softmax's normaliser.
+    train.z_loss = 1e-4
+    # Target positions whose logits are alive at once; 0 = all.
+    train.loss_chunk = 0
+    # Steps with a non-finite loss or gradient, in a row, before the run ends with exit code 5.
+    train.max_nonfinite_steps = 10
+    # Steps between two lines of metrics.
+    train.log_every = 10
+    train.tensorboard = True
+    return train
+
+
+def _checkpoint() -> ConfigDict:
+    """When the run is saved."""
+    checkpoint = ConfigDict()
+    checkpoint.every = 500
+    # Newest checkpoints kept.
+    checkpoint.keep = 3
+    return checkpoint
+
+
+def _evaluate() -> ConfigDict:
+    """What is looked at during training, on the validation split."""
+    evaluate = ConfigDict()
+    # Steps between two evaluations; 0 = never.
+    evaluate.every = 500
+    # Validation examples for the loss; 0 = all.
+    evaluate.examples = 512
+    # Examples that are decoded and printed.
+    evaluate.samples = 3
+    evaluate.max_new_tokens = 64
+    return evaluate

@@ -1,0 +1,1 @@
+"""Instruction examples to packed batches: tokenizer, token cache, packing plan, tf.data."""

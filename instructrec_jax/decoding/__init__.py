@@ -1,0 +1,1 @@
+"""Search and scoring with a trained model; imports neither TensorFlow nor optax."""

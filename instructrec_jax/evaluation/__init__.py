@@ -1,0 +1,1 @@
+"""Metrics, floors, the hold-out protocol and the report."""

@@ -1,0 +1,1 @@
+"""Step 1 and 2 of the paradigm: raw corpora to instruction examples."""
