@@ -1,0 +1,37 @@
+"""Choices that depend on nothing but their key: no global random state, no hash seed.
+
+Every random decision of a build (which split, which template, which mutation) is taken through
+these functions, so the dataset is the same for any order of work and any number of processes.
+"""
+
+import hashlib
+import random
+
+
+def digest(*parts: object, size: int = 8) -> str:
+    """Hexadecimal BLAKE2b digest of the parts, `size` bytes long.
+
+    Parts are written as text and set apart by their lengths, so ("ab", "c") differs from
+    ("a", "bc").
+    """
+    state = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        data = str(part).encode("utf-8", "surrogatepass")
+        state.update(f"{len(data)}:".encode())
+        state.update(data)
+    return state.hexdigest()
+
+
+def fraction(*parts: object) -> float:
+    """A number in [0, 1) that is uniform over different parts and fixed for the same ones."""
+    return int(digest(*parts), 16) / 2**64
+
+
+def generator(*parts: object) -> random.Random:
+    """A private pseudo-random generator seeded by the parts."""
+    return random.Random(int(digest(*parts, size=16), 16))
+
+
+def sha256(text: str) -> str:
+    """Hexadecimal SHA-256 of the text's UTF-8 bytes."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
