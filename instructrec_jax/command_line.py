@@ -1,0 +1,98 @@
+"""What every binary shares: flags, `--config` with overrides, error messages and exit codes."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from absl import app, flags
+from ml_collections import ConfigDict
+
+from instructrec_jax.configuration import load_config
+from instructrec_jax.errors import ConfigError, UserError
+
+_DEBUG = flags.DEFINE_boolean("debug", False, "Show the traceback of a user error.")
+_OVERRIDE = "--config."
+# The overrides are taken out of the command line before absl reads it.
+_overrides: dict[str, str] = {}
+
+
+def say(text: str = "") -> None:
+    """One line for the person who started the program; data goes to stdout, words to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(main: Callable[[], int | None], *, needs_config: bool) -> NoReturn:
+    """Reads the command line, calls `main` and exits with its code.
+
+    A UserError ends the program with its message on one line and its exit code; any other exception
+    is a defect of this code and keeps its traceback (exit code 1).
+    """
+    if needs_config:
+        flags.DEFINE_string("config", None, "Config file, `file.py` or `file.py:argument`.")
+    app.run(lambda _: _guarded(main), flags_parser=_parse_flags)
+    sys.exit(0)
+
+
+def loaded_config() -> tuple[ConfigDict, dict[str, str]]:
+    """The locked config of `--config` with its overrides, and the origin of each key."""
+    return load_config(flags.FLAGS.config, _overrides)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Separates `--config.a.b=value` and `--config.a.b value` from the other arguments.
+
+    Raises:
+      ConfigError: an override without a value.
+    """
+    rest: list[str] = []
+    overrides: dict[str, str] = {}
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument.startswith("-config."):
+            argument = "-" + argument
+        if not argument.startswith(_OVERRIDE):
+            rest.append(argument)
+            continue
+        key, equals, value = argument[len(_OVERRIDE) :].partition("=")
+        if not equals:
+            if not queue or queue[0].startswith("--"):
+                raise ConfigError(f"--config.{key} has no value; write --config.{key}=VALUE")
+            value = queue.pop(0)
+        overrides[key] = value
+    return rest, overrides
+
+
+def _parse_flags(arguments: Sequence[str]) -> list[str]:
+    try:
+        rest, overrides = split_overrides(arguments)
+        _overrides.update(overrides)
+        positional = flags.FLAGS(rest)[1:]
+        if positional:
+            hint = "; overrides begin with two dashes: --config.train.steps=7"
+            raise ConfigError(f"unexpected argument {positional[0]!r}{hint}")
+        if overrides and "config" not in flags.FLAGS:
+            raise ConfigError(f"this command takes no --config.{next(iter(overrides))}")
+        if "config" in flags.FLAGS and not flags.FLAGS.config:
+            raise ConfigError("give a config file, for example --config=configs/t5_base.py")
+    except (flags.Error, ConfigError) as error:
+        _fail(error, ConfigError.exit_code)
+    return [arguments[0]]
+
+
+def _guarded(main: Callable[[], int | None]) -> int | None:
+    try:
+        return main()
+    except UserError as error:
+        if _DEBUG.value:
+            raise
+        _fail(error, error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone: nothing is left to say.
+        sys.stderr.close()
+        return 0
+
+
+def _fail(error: Exception, exit_code: int) -> NoReturn:
+    say(f"error: {error}")
+    sys.exit(exit_code)

@@ -1,0 +1,238 @@
+"""The train state and the two jitted functions of training: one optimizer step, one evaluation."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.t5 import T5, init_parameters
+from instructrec_jax.training import sharding
+from instructrec_jax.training.loss import normaliser, summed_nll
+
+Batch = Mapping[str, Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes."""
+
+    step: Array  # int32 scalar: optimizer steps taken = global batches consumed
+    nonfinite_in_a_row: Array  # int32 scalar
+    parameters: Any
+    optimizer_state: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """What a step computes; the meaning of each field stands in configs/base.py."""
+
+    objective: str
+    accumulation_steps: int
+    label_smoothing: float
+    z_loss: float
+    loss_chunk: int
+    seed: int
+
+
+def initial_state(
+    config: T5Config, optimizer: optax.GradientTransformation, *, seed: int
+) -> TrainState:
+    """Step 0, with parameters drawn from the seed; call it under jit or eval_shape."""
+    parameters = init_parameters(config, jax.random.key(seed))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        nonfinite_in_a_row=jnp.zeros((), jnp.int32),
+        parameters=parameters,
+        optimizer_state=optimizer.init(parameters),
+    )
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """A NamedSharding for each leaf of a state (arrays or ShapeDtypeStructs)."""
+    specs = TrainState(
+        step=P(),
+        nonfinite_in_a_row=P(),
+        parameters=sharding.parameter_specs(state.parameters),
+        optimizer_state=sharding.optimizer_specs(state.optimizer_state, state.parameters),
+    )
+    return sharding.named(mesh, specs)
+
+
+def make_train_step(
+    *,
+    config: T5Config,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    settings: StepSettings,
+    mesh: Mesh,
+    shardings: TrainState,
+) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
+    """The jitted step: (state, global batch) -> (state, figures). The old state is donated.
+
+    Figures (float32 scalars): loss, loss_per_token, loss_per_sequence, accuracy, target_tokens,
+    input_tokens, sequences, gradient_norm, learning_rate, applied (1, or 0 where a non-finite loss
+    or gradient left parameters and optimizer as they were), nonfinite_in_a_row, stop_votes.
+    """
+    whole = NamedSharding(mesh, P())
+    function = partial(
+        _train_step,
+        model=T5(config),
+        optimizer=optimizer,
+        schedule=schedule,
+        settings=settings,
+        mesh=mesh,
+    )
+    return jax.jit(
+        function,
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, whole),
+        donate_argnums=0,
+    )
+
+
+def make_evaluation_step(
+    *, config: T5Config, settings: StepSettings, mesh: Mesh, shardings: TrainState
+) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
+    """The jitted (parameters, global batch) -> sums `nll`, `correct`, `tokens`, `sequences`."""
+    model = T5(config)
+    plain = dataclasses.replace(settings, label_smoothing=0.0, z_loss=0.0)
+
+    def function(parameters: Any, batch: Batch) -> dict[str, Array]:
+        return _summed_loss(parameters, batch, model=model, settings=plain, dropout_key=None)[1]
+
+    return jax.jit(
+        function,
+        in_shardings=(shardings.parameters, sharding.batch_sharding(mesh)),
+        out_shardings=NamedSharding(mesh, P()),
+    )
+
+
+def _summed_loss(
+    parameters: Any,
+    batch: Batch,
+    *,
+    model: T5,
+    settings: StepSettings,
+    dropout_key: Array | None,
+) -> tuple[Array, dict[str, Array]]:
+    variables = {"params": parameters}
+    hidden = model.apply(
+        variables,
+        batch,
+        deterministic=dropout_key is None,
+        rngs={} if dropout_key is None else {"dropout": dropout_key},
+        method="hidden",
+    )
+    return summed_nll(
+        lambda states: model.apply(variables, states, method="logits"),
+        hidden,
+        batch,
+        label_smoothing=settings.label_smoothing,
+        z_loss=settings.z_loss,
+        chunk=settings.loss_chunk,
+    )
+
+
+def _train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    model: T5,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    settings: StepSettings,
+    mesh: Mesh,
+) -> tuple[TrainState, dict[str, Array]]:
+    stop_votes = batch.pop("stop_votes")
+    input_tokens = jnp.sum(batch["encoder_segment_ids"] > 0, dtype=jnp.float32)
+    key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
+    loss, sums, gradients = _accumulated(
+        state.parameters, batch, key, model=model, settings=settings, mesh=mesh
+    )
+    # One division over the whole batch: the mean over micro-batches of their means would weigh
+    # short micro-batches too much.
+    divisor = normaliser(sums, settings.objective)
+    loss = loss / divisor
+    gradients = jax.tree.map(lambda gradient: gradient / divisor, gradients)
+    norm = optax.global_norm(gradients)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
+    parameters = optax.apply_updates(state.parameters, updates)
+
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    kept = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
+    nonfinite_in_a_row = jnp.where(finite, 0, state.nonfinite_in_a_row + 1)
+    new_state = TrainState(
+        step=state.step + 1,
+        nonfinite_in_a_row=nonfinite_in_a_row,
+        parameters=kept(parameters, state.parameters),
+        optimizer_state=kept(optimizer_state, state.optimizer_state),
+    )
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    figures = {
+        "loss": loss,
+        "loss_per_token": sums["nll"] / tokens,
+        "loss_per_sequence": sums["nll"] / jnp.maximum(sums["sequences"], 1.0),
+        "accuracy": sums["correct"] / tokens,
+        "target_tokens": sums["tokens"],
+        "input_tokens": input_tokens,
+        "sequences": sums["sequences"],
+        "gradient_norm": norm,
+        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        "applied": finite.astype(jnp.float32),
+        "nonfinite_in_a_row": nonfinite_in_a_row,
+        "stop_votes": stop_votes.sum(),
+    }
+    return new_state, figures
+
+
+def _accumulated(
+    parameters: Any,
+    batch: Batch,
+    key: Array,
+    *,
+    model: T5,
+    settings: StepSettings,
+    mesh: Mesh,
+) -> tuple[Array, dict[str, Array], Any]:
+    """Summed loss, its sums and its gradient over all micro-batches, in float32."""
+    count = settings.accumulation_steps
+    with_gradient = jax.value_and_grad(_summed_loss, has_aux=True)
+
+    def of_part(part: Batch, index: Array | int) -> tuple[Array, dict[str, Array], Any]:
+        dropout = jax.random.fold_in(key, index) if model.config.dropout_rate else None
+        (loss, sums), gradients = with_gradient(
+            parameters, part, model=model, settings=settings, dropout_key=dropout
+        )
+        return loss, sums, gradients
+
+    if count == 1:
+        return of_part(batch, 0)
+
+    def split(rows: Array) -> Array:
+        # Every device cuts its own rows, so none moves: micro-batch i holds rows i, i + count, ...
+        parts = jnp.swapaxes(rows.reshape(-1, count, *rows.shape[1:]), 0, 1)
+        return jax.lax.with_sharding_constraint(
+            parts, NamedSharding(mesh, P(None, sharding.BATCH_AXES))
+        )
+
+    parts = jax.tree.map(split, dict(batch))
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(of_part, jax.tree.map(lambda rows: rows[0], parts), 0),
+    )
+
+    def add(total: Any, indexed: tuple[Array, Batch]) -> tuple[Any, None]:
+        index, part = indexed
+        return jax.tree.map(jnp.add, total, of_part(part, index)), None
+
+    totals, _ = jax.lax.scan(add, zeros, (jnp.arange(count), parts))
+    return totals
