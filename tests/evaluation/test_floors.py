@@ -1,0 +1,50 @@
+"""Floors counted by hand."""
+
+from instructrec_jax.evaluation.floors import (
+    EVALUATED_EXAMPLES,
+    FLOORS,
+    TRAIN_SPLIT,
+    FrequentTarget,
+    copy_input,
+    most_frequent_target,
+    most_frequent_targets,
+)
+from instructrec_jax.instructions.example import InstructionExample
+
+
+def example(task: str, target: str, *, input: str = "") -> InstructionExample:
+    return InstructionExample(
+        id=f"{task}/{target}", task=task, instruction="Do it.", input=input, target=target
+    )
+
+
+def test_counted_on_the_train_split_of_the_task():
+    test = [example("colour", "blue"), example("colour", "blue")]
+    train = [example("colour", "red"), example("colour", "red"), example("colour", "blue"),
+             example("other", "green"), example("other", "green"), example("other", "green")]
+    frequent = most_frequent_targets(test, train)
+    assert frequent == {
+        "colour": FrequentTarget(target="red", count=2, counted=3, counted_on=TRAIN_SPLIT)
+    }
+
+
+def test_held_out_task_is_counted_on_the_evaluated_examples():
+    test = [example("unseen", "b"), example("unseen", "a"), example("unseen", "b"),
+            example("seen", "x")]
+    frequent = most_frequent_targets(test, [example("seen", "y")])
+    assert frequent["unseen"] == FrequentTarget("b", 2, 3, EVALUATED_EXAMPLES)
+    assert frequent["seen"] == FrequentTarget("y", 1, 1, TRAIN_SPLIT)
+
+
+def test_no_train_split_and_ties_go_to_the_alphabet():
+    frequent = most_frequent_targets([example("t", "b"), example("t", "a")], None)
+    assert frequent["t"] == FrequentTarget("a", 1, 2, EVALUATED_EXAMPLES)
+
+
+def test_answers():
+    frequent = {"t": FrequentTarget("often", 3, 4, TRAIN_SPLIT)}
+    asked = example("t", "target", input="given")
+    assert copy_input(asked, frequent) == "given"
+    assert copy_input(example("t", "target"), frequent) == "Do it."
+    assert most_frequent_target(asked, frequent) == "often"
+    assert [floor.name for floor in FLOORS] == ["copy_input", "most_frequent_target"]
