@@ -1,0 +1,137 @@
+"""Building blocks of the model, and the one place where activations are laid out on devices.
+
+Shape letters, here and in every einsum: B batch, T target length (of queries), S source length
+(of keys), D model, H heads, K head size, F feed-forward, V vocabulary, L layers.
+"""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import PartitionSpec
+
+Initializer = Callable[..., Array]
+
+# Gated feed-forward layers multiply activation(gate) with up. T5's gelu is the tanh form.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+# What the backward pass finds saved, by name; None saves all and recomputes nothing.
+REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_saveable,
+    "projections": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+# Mesh axes that split an axis of an activation. Axes without an entry stay whole.
+ACTIVATION_AXES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "heads": ("tensor",),
+    "feed_forward": ("tensor",),
+    "vocabulary": ("tensor",),
+}
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """Lay `x` out over the devices of the mesh that `jax.set_mesh` has set; without one, `x`.
+
+    `axes` names the axes of `x` by `ACTIVATION_AXES`, None for one that stays whole. The names are
+    about layout alone: an axis that its devices do not divide (a batch of one) stays whole too.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec = []
+    for axis, size in zip(axes, x.shape, strict=True):
+        devices = tuple(n for n in ACTIVATION_AXES.get(axis or "", ()) if mesh.shape.get(n, 1) > 1)
+        count = 1
+        for name in devices:
+            count *= mesh.shape[name]
+        spec.append(devices if devices and size % count == 0 else None)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+class Norm(nn.Module):
+    """Root-mean-square norm without mean or bias (T5's layer norm), computed in float32."""
+
+    epsilon: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., D] in `dtype`."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
+
+
+class Projection(nn.Module):
+    """A linear map without bias: `einsum(equation, x, kernel)` in `dtype`, kernel in float32."""
+
+    equation: str
+    shape: tuple[int, ...]
+    initializer: Initializer
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """The product, in `dtype`."""
+        kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
+        return jnp.einsum(self.equation, x, kernel.astype(self.dtype))
+
+
+class TokenEmbedder(nn.Module):
+    """Token ids to vectors [V, D]; the transposed table is the head of a tied model."""
+
+    vocabulary_size: int
+    d_model: int
+    dtype: jnp.dtype
+
+    def setup(self) -> None:
+        """The table, unit normal as in T5X."""
+        self.embedding = self.param(
+            "embedding",
+            nn.initializers.normal(1.0),
+            (self.vocabulary_size, self.d_model),
+            jnp.float32,
+        )
+
+    def __call__(self, tokens: Array) -> Array:
+        """int32 [...] to [..., D] in `dtype`.
+
+        Gathered before the cast: the gradient then adds up in float32 however often a token comes.
+        Whole in D while it is gathered, as the batch takes the mesh axis that D is stored over.
+        """
+        embedding = constrain(self.embedding, "vocabulary", None)
+        return jnp.take(embedding, tokens, axis=0).astype(self.dtype)
+
+    def attend(self, x: Array) -> Array:
+        """Logits, float32 [..., V], from [..., D]."""
+        table = self.embedding.astype(self.dtype)
+        return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
+
+
+class Head(nn.Module):
+    """Vectors to logits, with a kernel [D, V] of its own."""
+
+    vocabulary_size: int
+    d_model: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Logits, float32 [..., V], from [..., D]."""
+        kernel = self.param(
+            "kernel",
+            nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),
+            (self.d_model, self.vocabulary_size),
+            jnp.float32,
+        )
+        table = kernel.astype(self.dtype)
+        return jnp.einsum("...D,DV->...V", x, table, preferred_element_type=jnp.float32)

@@ -1,0 +1,163 @@
+"""The parts of a layer: attention, its relative bias, and the gated feed-forward.
+
+Shape letters: see layers.py.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from instructrec_jax.model.attention import attend, relative_position_bucket, spread_diagonals
+from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.layers import ACTIVATIONS, Norm, Projection, constrain
+
+
+class RelativeBias(nn.Module):
+    """One number a head for each bucket of distances, shared by all layers of a stack."""
+
+    config: T5Config
+    bidirectional: bool
+
+    def setup(self) -> None:
+        """The table [buckets, H], initialised as in T5X."""
+        self.embedding = self.param(
+            "embedding",
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            (self.config.relative_attention_buckets, self.config.num_heads),
+            jnp.float32,
+        )
+
+    def _of_distance(self, distance: Array) -> Array:
+        buckets = relative_position_bucket(
+            distance,
+            bidirectional=self.bidirectional,
+            num_buckets=self.config.relative_attention_buckets,
+            max_distance=self.config.relative_attention_max_distance,
+        )
+        return jnp.moveaxis(self.embedding[buckets], -1, -distance.ndim - 1)
+
+    def __call__(self, length: int, positions: Array | None = None) -> Array:
+        """float32 [1, H, T, T] for places 0 ... length - 1, or [B, H, T, T] for `positions` [B, T].
+
+        Inside a contiguous segment, places in the row differ by as much as positions in the
+        example do, and other pairs are masked: packed rows need no positions and share one bias.
+        """
+        if positions is not None:
+            return self._of_distance(positions[:, None, :] - positions[:, :, None])
+        values = self._of_distance(jnp.arange(1 - length, length))
+        return spread_diagonals(values, target_length=length, source_length=length)[None]
+
+    def step(self, position: Array, length: int) -> Array:
+        """float32 [1, H, 1, T]: the query at `position` against keys 0 ... length - 1."""
+        return self._of_distance(jnp.arange(length) - position)[None, :, None, :]
+
+
+class Attention(nn.Module):
+    """Multi-head attention; the scale 1 / sqrt(K) sits in the initial query kernel."""
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Four kernels, initialised as in T5X."""
+        config = self.config
+        dtype = jnp.dtype(config.activation_dtype)
+        into = (config.d_model, config.num_heads, config.head_size)
+        fan_in = config.d_model**-0.5
+
+        def projection(stddev: float) -> Projection:
+            return Projection("BTD,DHK->BHTK", into, nn.initializers.normal(stddev), dtype)
+
+        self.query = projection(fan_in * config.head_size**-0.5)
+        self.key = projection(fan_in)
+        self.value = projection(fan_in)
+        self.out = Projection(
+            "BHTK,HKD->BTD",
+            (config.num_heads, config.head_size, config.d_model),
+            nn.initializers.normal((config.num_heads * config.head_size) ** -0.5),
+            dtype,
+        )
+
+    def __call__(
+        self,
+        x: Array,
+        source: Array,
+        *,
+        bias: Array | None,
+        query_segments: Array,
+        key_segments: Array,
+        causal: bool,
+        deterministic: bool,
+    ) -> Array:
+        """[B, T, D] from x [B, T, D] attending to source [B, S, D]."""
+        dropout_rate = 0.0 if deterministic else self.config.dropout_rate
+        key, value = self.key_value(source)
+        attended = attend(
+            self.config.attention,
+            _by_heads(self.query(x)),
+            key,
+            value,
+            bias=bias,
+            query_segments=query_segments,
+            key_segments=key_segments,
+            causal=causal,
+            dropout_rate=dropout_rate,
+            dropout_rng=self.make_rng("dropout") if dropout_rate else None,
+        )
+        return constrain(self.out(_by_heads(attended)), "batch", None, None)
+
+    def key_value(self, source: Array) -> tuple[Array, Array]:
+        """Keys and values [B, H, S, K] of source [B, S, D]."""
+        return _by_heads(self.key(source)), _by_heads(self.value(source))
+
+    def step(
+        self, x: Array, key: Array, value: Array, *, bias: Array | None, key_segments: Array
+    ) -> Array:
+        """[B, 1, D] from one place x [B, 1, D] and cached keys and values [B, H, S, K]."""
+        attended = attend(
+            "einsum",
+            _by_heads(self.query(x)),
+            key,
+            value,
+            bias=bias,
+            query_segments=jnp.ones(x.shape[:2], jnp.int32),
+            key_segments=key_segments,
+        )
+        return self.out(attended)
+
+
+def _by_heads(x: Array) -> Array:
+    return constrain(x, "batch", "heads", None, None)
+
+
+class FeedForward(nn.Module):
+    """activation(x gate) * (x up), projected down (Shazeer 2020, arXiv 2002.05202)."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
+        """[B, T, D] from [B, T, D]."""
+        config = self.config
+        dtype = jnp.dtype(config.activation_dtype)
+        fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        into, back = (config.d_model, config.d_ff), (config.d_ff, config.d_model)
+        gate = Projection("BTD,DF->BTF", into, fan_in, dtype, name="gate")(x)
+        up = Projection("BTD,DF->BTF", into, fan_in, dtype, name="up")(x)
+        x = ACTIVATIONS[config.activation](gate) * up
+        x = constrain(x, "batch", None, "feed_forward")
+        x = make_dropout(config)(x, deterministic=deterministic)
+        x = Projection("BTF,FD->BTD", back, fan_in, dtype, name="down")(x)
+        return constrain(x, "batch", None, None)
+
+
+def make_dropout(config: T5Config) -> nn.Dropout:
+    """Dropout in T5's places. As in T5X one draw serves all places of a row: far fewer numbers.
+
+    Examples packed into one row therefore lose the same features.
+    """
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(1,))
+
+
+def make_norm(config: T5Config) -> Norm:
+    """The model's norm, giving activations."""
+    return Norm(config.layer_norm_epsilon, jnp.dtype(config.activation_dtype))
