@@ -33,9 +33,14 @@ def run(main: Callable[[], int | None], *, needs_config: bool) -> NoReturn:
     sys.exit(0)
 
 
-def loaded_config() -> tuple[ConfigDict, dict[str, str]]:
-    """The locked config of `--config` with its overrides, and the origin of each key."""
-    return load_config(flags.FLAGS.config, _overrides)
+def loaded_config(**flag_values: str | None) -> tuple[ConfigDict, dict[str, str]]:
+    """The locked config of `--config` with its overrides, and the origin of each key.
+
+    Args:
+      **flag_values: top-level keys that have a flag of their own, None where it was not given.
+    """
+    given = {key: value for key, value in flag_values.items() if value is not None}
+    return load_config(flags.FLAGS.config, {**_overrides, **given})
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -86,7 +86,9 @@ def config_record(config: ConfigDict, origins: Mapping[str, str]) -> dict[str, A
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        known = sorted(str(file.relative_to(REPOSITORY)) for file in REPOSITORY.glob("configs/*.py"))
+        known = sorted(
+            str(file.relative_to(REPOSITORY)) for file in REPOSITORY.glob("configs/*.py")
+        )
         raise ConfigError(f"config file {path} does not exist{nearest(str(path), known)}")
     if str(REPOSITORY) not in sys.path:
         # A config file reads `from configs import base`, wherever it lies itself.

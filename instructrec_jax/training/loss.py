@@ -51,9 +51,7 @@ def summed_nll(
     else:
         count = -(-length // chunk)
         padding = count * chunk - length
-        chunks = tuple(
-            _split_length(array, count, padding) for array in (hidden, targets, weights)
-        )
+        chunks = tuple(_split_length(array, count, padding) for array in (hidden, targets, weights))
         per_chunk = jax.lax.map(lambda piece: jax.checkpoint(of_chunk)(*piece), chunks)
         sums = per_chunk.sum(axis=0)
     starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)

@@ -119,7 +119,9 @@ def each_layer(transformation: optax.GradientTransformation) -> optax.GradientTr
 
 
 def _is_optimizer(function: Any) -> bool:
-    return inspect.isfunction(function) and "learning_rate" in inspect.signature(function).parameters
+    return (
+        inspect.isfunction(function) and "learning_rate" in inspect.signature(function).parameters
+    )
 
 
 def _decay(weight_decay: float, schedule: optax.Schedule) -> optax.GradientTransformation:

@@ -165,8 +165,6 @@ def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray], batch_size: int) -
     """This host's rows as part of the global arrays."""
     sharding = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(
-            sharding, rows, (batch_size, *rows.shape[1:])
-        )
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in local.items()
     }

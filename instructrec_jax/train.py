@@ -1,0 +1,212 @@
+"""Train a T5 on an instruction dataset by sequence NLL.
+
+    python -m instructrec_jax.train --config=configs/t5_base.py
+
+The banners of `train` name the stages in the order in which they happen.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from instructrec_jax.command_line import loaded_config, run, say
+from instructrec_jax.configuration import config_record
+from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.evaluation.report import write_report
+from instructrec_jax.model.config import T5Config, padded_vocabulary_size
+from instructrec_jax.training import sharding
+from instructrec_jax.training.checkpoint import LoadedModel, RunCheckpoints, load_model
+from instructrec_jax.training.checks import check, model_config
+from instructrec_jax.training.environment import environment_record
+from instructrec_jax.training.interruption import StopRequest
+from instructrec_jax.training.loop import Loop, Run, make_run, optimizer_item
+from instructrec_jax.training.preparation import RunData, prepare_data
+from instructrec_jax.training.reporting import Clock, Reporter, write_json
+from instructrec_jax.training.step import TrainState
+from instructrec_jax.training.summary import parameter_table, run_summary
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; the config has a default.")
+_DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of JSON lines.")
+_INIT = flags.DEFINE_string("init", None, "Run or model folder whose parameters to start from.")
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check and describe the run; take no step.")
+_DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed",
+    False,
+    "One of several processes, found by JAX: TPU pod, SLURM, or the variables "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+)
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    config, origins = loaded_config(
+        workdir=_WORKDIR.value, dataset=_DATASET.value, init=_INIT.value
+    )
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    train(config, origins=origins, dry_run=_DRY_RUN.value)
+
+
+def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool) -> None:
+    """The whole run, from its checks to its report; goes on from its newest good checkpoint.
+
+    Args:
+      config: with the keys of configs/base.py.
+      origins: where each value comes from, for the run folder's config.json.
+      dry_run: describe the run and stop before anything is allocated.
+
+    Raises:
+      ConfigError, DataError, CheckpointError: something is wrong with what was given.
+      DivergedError: too many steps in a row gave non-finite losses.
+      Preempted: SIGTERM or SIGINT came; the state is saved.
+    """
+    # ---------------------------------------------------------------- checks
+    is_main = jax.process_index() == 0
+    tell = say if is_main else _nothing
+    check(config, device_count=jax.device_count())
+    workdir = Path(config.workdir)
+    clock, stop = Clock(), StopRequest()
+
+    # ---------------------------------------------------------------- data
+    initial = load_model(config.init) if config.init else None
+    with clock.measure("data"):
+        data = prepare_data(config, initial=initial, say=tell)
+
+    # ---------------------------------------------------------------- model
+    model = _model_config(config, data, initial)
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    parts = make_run(config, model=model, data=data, mesh=mesh)
+    tell(run_summary(parts.shapes, name=config.model.name, model=model, mesh=mesh, data=data))
+    if dry_run:
+        tell(parameter_table(parts.shapes))
+        return
+
+    # ---------------------------------------------------------------- state
+    checkpoints = RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    state = _restored(parts, checkpoints, tell) or _new_state(parts, initial)
+    first_step = int(state.step)
+    if is_main:
+        write_json(workdir / "config.json", config_record(config, origins))
+        write_json(workdir / "environment.json", environment_record(mesh))
+
+    # ---------------------------------------------------------------- steps
+    reporter = Reporter(
+        workdir,
+        steps=config.train.steps,
+        first_step=first_step,
+        tensorboard=config.train.tensorboard,
+        is_main=is_main,
+    )
+    if first_step == 0:
+        dropped = data.training_cache.dropped
+        reporter.record("packing", 0, epoch=0, **data.training.statistics(0), dropped=dropped)
+    loop = Loop(parts, checkpoints=checkpoints, reporter=reporter, clock=clock, stop=stop)
+    try:
+        with jax.set_mesh(mesh):
+            loop.go(state)
+    finally:
+        reporter.close()
+        checkpoints.close()
+
+    # ---------------------------------------------------------------- report
+    if is_main:
+        report = workdir / "report.html"
+        write_report(run_folder=workdir, metrics=None, predictions=[], output=report)
+        tell(f"trained to step {config.train.steps}; run folder {workdir}, report {report}")
+
+
+def _nothing(text: str = "") -> None:
+    """What the processes after the first say."""
+
+
+def _model_config(config: ConfigDict, data: RunData, initial: LoadedModel | None) -> T5Config:
+    """The architecture of the config, or of the model that the run starts from."""
+    vocabulary_size = padded_vocabulary_size(data.tokenizer.vocabulary_size)
+    asked = model_config(config, vocabulary_size=vocabulary_size)
+    if initial is None:
+        return asked
+    computed = {
+        name: getattr(asked, name)
+        for name in ("dropout_rate", "activation_dtype", "remat", "attention")
+    }
+    model = dataclasses.replace(initial.config, **computed)
+    differing = _differences(model.to_dict(), asked.to_dict())
+    if differing:
+        raise ConfigError(
+            f"model.name={config.model.name} is not the model of {config.init}: "
+            + ", ".join(f"{key} {theirs} there, {ours} here" for key, theirs, ours in differing)
+        )
+    return model
+
+
+def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = sorted(left.keys() | right.keys())
+    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
+
+
+def _new_state(parts: Run, initial: LoadedModel | None) -> TrainState:
+    state = parts.new_state()
+    if initial is None:
+        return state
+    places = jax.tree.map(lambda leaf: leaf.sharding, parts.shapes.parameters)
+    return dataclasses.replace(state, parameters=jax.device_put(initial.params, places))
+
+
+def _restored(
+    parts: Run, checkpoints: RunCheckpoints, tell: Callable[[str], None]
+) -> TrainState | None:
+    """The state of the newest good checkpoint, or None where there is none.
+
+    Raises:
+      CheckpointError: another model or tokenizer made it, or none of them can be read.
+      ConfigError: the data is not the checkpoint's.
+    """
+    newest = checkpoints.newest_metadata()
+    if newest is None:
+        return None
+    _check_same_run(parts, newest)
+    target = {"parameters": parts.shapes.parameters, "optimizer": optimizer_item(parts.shapes)}
+    restored = checkpoints.restore_newest(target, warn=tell)
+    if restored is None:
+        return None
+    step, arrays, _ = restored
+    tell(f"going on from step {step}, {checkpoints.folder / str(step)}")
+    return TrainState(
+        step=jax.device_put(step, parts.shapes.step.sharding),
+        parameters=arrays["parameters"],
+        **arrays["optimizer"],
+    )
+
+
+def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
+    config = parts.config
+    # How a model is computed may change between two parts of a run; its shapes may not.
+    computed = ("dropout_rate", "activation_dtype", "remat", "attention")
+    theirs = {key: value for key, value in metadata["model"].items() if key not in computed}
+    ours = {key: value for key, value in parts.model.to_dict().items() if key not in computed}
+    differing = _differences(theirs, ours)
+    if metadata["tokenizer"]["sha256"] != parts.data.tokenizer.sha256:
+        differing.append(("tokenizer", metadata["tokenizer"]["sha256"][:12], "another one"))
+    if differing:
+        raise CheckpointError(
+            f"the checkpoints in {config.workdir} are of another model: "
+            + ", ".join(f"{key} {there} there, {here} here" for key, there, here in differing)
+            + "; give another --workdir"
+        )
+    theirs = {key: value for key, value in metadata["data"].items() if key != "position"}
+    differing = _differences(theirs, parts.data.identity(config))
+    if differing and not config.data.allow_data_change:
+        raise ConfigError(
+            f"the data of {config.workdir} has changed since its checkpoint: "
+            + ", ".join(f"{key} was {there}, is {here}" for key, there, here in differing)
+            + "; give another --workdir, or --config.data.allow_data_change=true to go on"
+        )
+
+
+if __name__ == "__main__":
+    run(main, needs_config=True)

@@ -1,0 +1,159 @@
+"""Every problem of a training configuration at once, before anything is built or compiled."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from instructrec_jax.configuration import nearest
+from instructrec_jax.data.mixture import SCHEMES
+from instructrec_jax.data.token_cache import OVER_LENGTH_POLICIES
+from instructrec_jax.errors import ConfigError
+from instructrec_jax.model.config import T5Config, t5_config
+from instructrec_jax.model.t5 import init_parameters
+from instructrec_jax.training import sharding
+from instructrec_jax.training.loss import OBJECTIVES
+from instructrec_jax.training.optimizer import SCHEDULES, make_optimizer, make_schedule
+
+# (key, least value): whole numbers and rates that must not be smaller.
+_LEAST: tuple[tuple[str, float], ...] = (
+    ("train.steps", 1),
+    ("train.batch_size", 1),
+    ("train.accumulation_steps", 1),
+    ("train.log_every", 1),
+    ("train.max_nonfinite_steps", 1),
+    ("train.loss_chunk", 0),
+    ("train.z_loss", 0),
+    ("train.label_smoothing", 0),
+    ("checkpoint.every", 1),
+    ("checkpoint.keep", 1),
+    ("evaluate.every", 0),
+    ("evaluate.examples", 0),
+    ("evaluate.samples", 0),
+    ("evaluate.max_new_tokens", 1),
+    ("optimizer.learning_rate", 0),
+    ("optimizer.warmup_steps", 0),
+    ("optimizer.clip_norm", 0),
+    ("optimizer.weight_decay", 0),
+    ("data.encoder_length", 1),
+    ("data.decoder_length", 1),
+    ("data.open_bins", 1),
+    ("data.mixture_cap", 0),
+    ("data.mixture_temperature", 1e-6),
+    ("data.validation_fraction", 0),
+    ("tokenizer.vocabulary_size", 1),
+    ("tokenizer.sentinels", 0),
+)
+
+
+def model_config(config: ConfigDict, *, vocabulary_size: int) -> T5Config:
+    """The T5Config of a run.
+
+    Raises:
+      ConfigError: an unknown name or an impossible value.
+    """
+    return t5_config(
+        config.model.name,
+        vocabulary_size=vocabulary_size,
+        dropout_rate=config.model.dropout_rate,
+        activation_dtype=config.model.activation_dtype,
+        remat=config.model.remat,
+        attention=config.model.attention,
+    )
+
+
+def check(config: ConfigDict, *, device_count: int) -> None:
+    """Raises one ConfigError that lists everything that is wrong with a configuration.
+
+    Args:
+      config: with the keys of configs/base.py.
+      device_count: devices of all processes.
+    """
+    problems: list[str] = []
+    for key, least in _LEAST:
+        value = _get(config, key)
+        if not math.isfinite(value) or value < least:
+            problems.append(f"{key}={value}: must be at least {least:g}")
+    _choice(problems, "train.objective", config.train.objective, OBJECTIVES)
+    _choice(problems, "optimizer.schedule", config.optimizer.schedule, SCHEDULES)
+    _choice(problems, "data.over_length", config.data.over_length, OVER_LENGTH_POLICIES)
+    _choice(problems, "data.mixture", config.data.mixture, SCHEMES)
+    for key in ("train.label_smoothing", "data.validation_fraction"):
+        if _get(config, key) >= 1:
+            problems.append(f"{key}={_get(config, key)}: must be below 1")
+    if not problems:
+        _collect(problems, lambda: _optimizer_of(config))
+    _collect(problems, lambda: _check_mesh(config, device_count))
+    _collect(problems, lambda: _check_model(config, device_count))
+    if problems:
+        raise ConfigError("\n  ".join(["the configuration cannot be used:", *problems]))
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _choice(problems: list[str], key: str, value: str, known: Iterable[str]) -> None:
+    known = tuple(known)
+    if value not in known:
+        problems.append(f"{key}={value}: not one of {', '.join(known)}{nearest(value, known)}")
+
+
+def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
+    try:
+        check_part()
+    except ConfigError as error:
+        problems.extend(str(error).split("\n  "))
+
+
+def _optimizer_of(config: ConfigDict) -> None:
+    schedule = make_schedule(
+        name=config.optimizer.schedule,
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        steps=config.train.steps,
+    )
+    make_optimizer(
+        name=config.optimizer.name,
+        options=config.optimizer.options.to_dict(),
+        schedule=schedule,
+        clip_norm=config.optimizer.clip_norm,
+        weight_decay=config.optimizer.weight_decay,
+    )
+
+
+def _check_mesh(config: ConfigDict, device_count: int) -> None:
+    shape = sharding.mesh_shape(config.mesh.to_dict(), device_count)
+    sizes = dict(zip(sharding.AXES, shape, strict=True))
+    rows, parts = config.train.batch_size, max(config.train.accumulation_steps, 1)
+    shards = sizes["data"] * sizes["fsdp"]
+    if rows % (parts * shards):
+        raise ConfigError(
+            f"train.batch_size={rows}: must be a multiple of {parts * shards} = "
+            f"train.accumulation_steps {parts} x mesh.data {sizes['data']} x "
+            f"mesh.fsdp {sizes['fsdp']}"
+        )
+
+
+def _check_model(config: ConfigDict, device_count: int) -> None:
+    # Any vocabulary will do: it is rounded up to a multiple of 128 later.
+    model = model_config(config, vocabulary_size=1024)
+    try:
+        shape = sharding.mesh_shape(config.mesh.to_dict(), device_count)
+    except ConfigError:
+        return
+    sizes = dict(zip(sharding.AXES, shape, strict=True))
+    problems = []
+    if model.num_heads % sizes["tensor"]:
+        problems.append(
+            f"mesh.tensor={sizes['tensor']}: does not divide the {model.num_heads} heads "
+            f"of {config.model.name}"
+        )
+    parameters = jax.eval_shape(lambda: init_parameters(model, jax.random.key(0)))
+    problems.extend(sharding.indivisible(parameters, sizes))
+    if problems:
+        raise ConfigError("\n  ".join(problems))

@@ -1,0 +1,68 @@
+"""A run in words before its first step: model, mesh, memory a device, data."""
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from instructrec_jax.model.config import T5Config
+from instructrec_jax.training.preparation import RunData
+from instructrec_jax.training.sharding import path_name
+from instructrec_jax.training.step import TrainState
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes that a tree of ShapeDtypeStructs with shardings takes on each device."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def run_summary(
+    shapes: TrainState, *, name: str, model: T5Config, mesh: Mesh, data: RunData
+) -> str:
+    """A few lines: parameters, mesh, memory and packing."""
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.parameters))
+    parameters = bytes_per_device(shapes.parameters)
+    optimizer = bytes_per_device(shapes.optimizer_state)
+    packing = data.training.statistics(0)
+    axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    kind = jax.devices()[0].device_kind
+    lines = [
+        f"model {name}: {count:,} parameters, vocabulary {model.vocabulary_size:,}, activations "
+        f"in {model.activation_dtype}",
+        f"mesh {axes} on {mesh.size} {kind} device(s), {jax.process_count()} process(es)",
+        f"memory a device: parameters {_size(parameters)}, gradients {_size(parameters)}, "
+        f"optimizer {_size(optimizer)}; activations come on top",
+        f"data: {packing['examples']:,} examples in {packing['rows']:,} packed rows an epoch "
+        f"({packing['examples_per_row']:.1f} a row); filled: encoder "
+        f"{packing['encoder_fill']:.1%}, decoder {packing['decoder_fill']:.1%}",
+    ]
+    cache = data.training_cache
+    lines += [f"dropped: {n:,} examples, {reason}" for reason, n in cache.dropped.items() if n]
+    if cache.truncated:
+        lines.append(f"truncated: the inputs of {cache.truncated:,} examples")
+    return "\n".join(lines)
+
+
+def parameter_table(shapes: TrainState) -> str:
+    """One line a parameter: name, shape, how it is split, bytes a device."""
+    rows = [("parameter", "shape", "split over", "a device")]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.parameters):
+        split = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
+        rows.append((path_name(path), str(leaf.shape), split or "-", _size(bytes_per_device(leaf))))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.2f} GB"

@@ -1,0 +1,86 @@
+"""What is looked at while a run trains: validation loss, and decoded samples."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import Array
+from jax.sharding import Mesh
+
+from instructrec_jax.data.pipeline import evaluation_batches
+from instructrec_jax.data.plan import PackingPlan
+from instructrec_jax.data.tokenizer import Tokenizer
+from instructrec_jax.decoding.generate import generate
+from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.model.config import T5Config
+from instructrec_jax.training import sharding
+
+
+def validation_figures(
+    plan: PackingPlan,
+    *,
+    evaluate: Callable[[dict[str, Array]], dict[str, Array]],
+    mesh: Mesh,
+    examples: int,
+) -> dict[str, Any]:
+    """NLL and accuracy on the validation split, the same examples each time.
+
+    Args:
+      plan: unshuffled plan of the validation split.
+      evaluate: global batch -> sums `nll`, `correct`, `tokens`, `sequences`.
+      mesh: devices that share a batch.
+      examples: stops after this many; 0 = all.
+
+    Returns:
+      loss_per_token, loss_per_sequence and accuracy; tokens and sequences as whole numbers.
+    """
+    index, count = sharding.host_rows(mesh, plan.config.batch_size)
+    totals = {"nll": 0.0, "correct": 0.0, "tokens": 0.0, "sequences": 0.0}
+    for rows in evaluation_batches(plan, process_index=index, process_count=count):
+        batch = sharding.global_batch(mesh, rows, plan.config.batch_size)
+        for name, value in jax.device_get(evaluate(batch)).items():
+            totals[name] += float(value)
+        if examples and totals["sequences"] >= examples:
+            break
+    tokens, sequences = max(totals["tokens"], 1.0), max(totals["sequences"], 1.0)
+    return {
+        "loss_per_token": totals["nll"] / tokens,
+        "loss_per_sequence": totals["nll"] / sequences,
+        "accuracy": totals["correct"] / tokens,
+        "tokens": int(totals["tokens"]),
+        "sequences": int(totals["sequences"]),
+    }
+
+
+def decode_samples(
+    samples: Sequence[InstructionExample],
+    *,
+    parameters: Any,
+    model: T5Config,
+    tokenizer: Tokenizer,
+    max_new_tokens: int,
+    encoder_length: int,
+) -> list[dict[str, str]]:
+    """Greedy answers to a few examples, as records of samples.jsonl."""
+    if not samples:
+        return []
+    answers = generate(
+        parameters,
+        model,
+        tokenizer,
+        [encoder_text(sample.instruction, sample.input) for sample in samples],
+        max_new_tokens=max_new_tokens,
+        batch_size=len(samples),
+        encoder_length=encoder_length,
+    )
+    return [
+        {
+            "id": sample.id,
+            "task": sample.task,
+            "instruction": sample.instruction,
+            "input": sample.input,
+            "target": sample.target,
+            "output": answer.output,
+        }
+        for sample, answer in zip(samples, answers, strict=True)
+    ]
