@@ -92,11 +92,11 @@ def _data() -> ConfigDict:
     data.open_bins = 64
     # How often each task is drawn: "proportional" (to its examples, at most mixture_cap, 0 = no
     # cap), "temperature" (proportional rates to the power 1 / mixture_temperature), or "explicit"
-    # (mixture_rates: (("task", rate), ...)).
+    # (mixture_rates: {"task": rate, ...}; on the command line --config.data.mixture_rates.TASK=2).
     data.mixture = "proportional"
     data.mixture_cap = 0
     data.mixture_temperature = 1.0
-    data.mixture_rates = ()
+    data.mixture_rates = ConfigDict()
     # Share of examples held out for validation where a file brings no splits of its own.
     data.validation_fraction = 0.02
     # Folder of the token cache; "" = inside the dataset folder, or the run folder for a file.

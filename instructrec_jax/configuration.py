@@ -25,6 +25,13 @@ BASE_FILE = "configs/base.py"
 COMMAND_LINE = "command line"
 # Sections whose keys are the user's own: keyword arguments and task names.
 FREE_SECTIONS = ("optimizer.options", "data.mixture_rates")
+_KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a tuple",
+}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -60,7 +67,7 @@ def load_config(spec: str, overrides: Mapping[str, str]) -> tuple[ConfigDict, di
     base = _call_get_config(_import_file(REPOSITORY / BASE_FILE), "", BASE_FILE)
     chosen = _call_get_config(_import_file(Path(file)), argument, file)
     problems: list[str] = []
-    origins = {key: BASE_FILE for key in flatten(base)}
+    origins = dict.fromkeys(flatten(base), BASE_FILE)
     for key, value in flatten(chosen).items():
         if _is_set_in(base, key, value):
             continue
@@ -146,15 +153,14 @@ def _assign(config: ConfigDict, key: str, value: Any) -> str:
     if name in section:
         known = section[name]
         if isinstance(known, ConfigDict):
-            return f"'{key}' is a section; set its keys: " + ", ".join(
-                f"{key}.{part}" for part in known
-            )
+            keys = ", ".join(f"{key}.{part}" for part in known)
+            return f"'{key}' is a section; set its keys: {keys}"
         if isinstance(known, float) and type(value) is int:
             value = float(value)
         if isinstance(known, tuple) and isinstance(value, list):
             value = tuple(value)
         if type(value) is not type(known):
-            return f"'{key}' takes a {type(known).__name__}, not {value!r}"
+            return f"'{key}' takes {_KINDS[type(known)]}, not {value!r}"
     section[name] = value
     return ""
 
@@ -172,17 +178,17 @@ def _parse(text: str, known: Any) -> tuple[Any, str]:
         return text, ""
     if isinstance(known, bool):
         truth = {"true": True, "1": True, "false": False, "0": False}.get(text.lower())
-        return truth, "" if truth is not None else "takes true or false"
+        return truth, "" if truth is not None else f"takes {_KINDS[bool]}"
     if isinstance(known, int):
         try:
             return int(text), ""
         except ValueError:
-            return None, "takes a whole number"
+            return None, f"takes {_KINDS[int]}"
     if isinstance(known, float):
         try:
             return float(text), ""
         except ValueError:
-            return None, "takes a number"
+            return None, f"takes {_KINDS[float]}"
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):

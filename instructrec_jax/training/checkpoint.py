@@ -48,8 +48,8 @@ class LoadedModel:
 def fingerprint(tree: Any) -> dict[str, int]:
     """A checksum of each leaf that does not depend on how the leaf is sharded.
 
-    The sum, modulo 2^32, of a leaf's 32-bit words times odd weights that grow with the position: any
-    single flipped bit changes it.
+    The sum, modulo 2^32, of a leaf's words times odd weights that grow with the position. A single
+    flipped bit always changes it.
 
     Args:
       tree: arrays of a type of 1, 2 or 4 bytes.

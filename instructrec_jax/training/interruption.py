@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end a run at the next step, after a checkpoint; a second signal ends it now."""
+"""SIGTERM and SIGINT save the run and end it at the next step; a second signal ends it now."""
 
 import os
 import signal

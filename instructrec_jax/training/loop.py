@@ -1,4 +1,4 @@
-"""The loop of training: steps, their figures one step late, evaluation, checkpoints, interruption."""
+"""The loop of training: steps, figures one step late, evaluation, checkpoints, interruption."""
 
 import dataclasses
 from collections.abc import Callable
@@ -174,8 +174,8 @@ class Loop:
             if stopped:
                 self._checkpoints.wait()
                 raise Preempted(
-                    f"stopped by {self._stop.received or 'a signal'} after step {step}; the state is "
-                    "saved: the same command goes on from there"
+                    f"stopped by {self._stop.received or 'a signal'} after step {step}; the state "
+                    "is saved: the same command goes on from there"
                 )
 
     def _is_due(self, step: int, every: int) -> bool:

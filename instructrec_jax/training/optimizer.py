@@ -82,9 +82,8 @@ def make_optimizer(
     accepted = inspect.signature(function).parameters
     for option in options:
         if option not in accepted:
-            raise ConfigError(
-                f"optimizer.options.{option}: optax.{name} does not take it{nearest(option, accepted)}"
-            )
+            hint = nearest(option, accepted)
+            raise ConfigError(f"optimizer.options.{option}: optax.{name} does not take it{hint}")
     try:
         transformation = function(learning_rate=schedule, **options)
     except (TypeError, ValueError) as error:

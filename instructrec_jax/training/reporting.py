@@ -172,7 +172,7 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def _forget_after(file: Path, step: int) -> None:
-    """Keeps the whole lines of a JSON-lines file up to a step; a killed run may leave half a line."""
+    """Keeps a file's lines up to a step, without the half line that a killed run may leave."""
     if not file.exists():
         return
     kept = []

@@ -1,0 +1,22 @@
+"""T5 1.1 small, 77 million parameters with T5's vocabulary, on the dataset of this machine.
+
+    python -m instructrec_jax.train --config=configs/t5_small.py
+
+Hardware: one GPU or TPU core with 8 GB; a CPU works, slowly.
+Result: checkpoints, curves and samples in runs/t5_small; the dataset is built first where it is
+missing. Trained from scratch, unless --init=DIR names a model of the same size.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config() -> ConfigDict:
+    """configs/base.py with the changes for this size."""
+    config = base.get_config()
+    config.workdir = "runs/t5_small"
+    config.model.name = "t5_1_1_small"
+    config.model.remat = "none"
+    config.train.batch_size = 64
+    return config
