@@ -1,0 +1,152 @@
+"""Running collected code under guard, many calls a process.
+
+`sandbox.py` says what the guarded process may do; this side starts it, feeds it and never waits
+for it longer than it must. Every call runs in two processes with different hash seeds: where they
+disagree (order of a set, identity, time, randomness) the outcome is "unstable".
+"""
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_PROGRAM = Path(__file__).with_name("sandbox.py")
+_HASH_SEEDS = ("1", "2")
+# A call may run so many lines; a fixed number, so that a slow machine keeps the same examples.
+_STEPS = 20_000
+# What the outer process needs on top of a job's own time to fork, wait and answer.
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call gave: `kind` "ok" with the result's source in `text`, or why there is none.
+
+    Kinds: ok, raised, not_literal, too_long, steps, memory, refused, timeout, crashed, unstable.
+    """
+
+    kind: str
+    text: str
+
+
+@dataclass
+class Sandbox:
+    """Guarded processes, started at the first call; `close` ends them.
+
+    `seconds` bounds the wall time of one function's calls together, `mebibytes` the address space,
+    `characters` the length of a result.
+    """
+
+    seconds: float = 2.0
+    mebibytes: int = 512
+    characters: int = 300
+    _servers: list["_Server"] = field(default_factory=list)
+
+    def run(
+        self, code: str, *, name: str, arguments: list[str], modules: tuple[str, ...] = ()
+    ) -> list[Outcome]:
+        """The outcome of calling `name`, defined by `code`, with each tuple of literal arguments.
+
+        Args:
+            code: Python source that defines `name`.
+            name: The function to call.
+            arguments: The source of one tuple of literals for each call.
+            modules: Modules that the code uses, out of `sandbox.ALLOWED_MODULES`.
+        """
+        limits = {
+            "seconds": self.seconds,
+            "mebibytes": self.mebibytes,
+            "characters": self.characters,
+            "steps": _STEPS,
+        }
+        job = {
+            "code": code,
+            "name": name,
+            "arguments": arguments,
+            "modules": list(modules),
+            "limits": limits,
+        }
+        if not self._servers:
+            self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
+        for server in self._servers:
+            server.send(job)
+        first, second = (
+            server.receive(count=len(arguments), seconds=self.seconds + _GRACE_SECONDS)
+            for server in self._servers
+        )
+        return [
+            a if a == b else Outcome("unstable", "") for a, b in zip(first, second, strict=True)
+        ]
+
+    def close(self) -> None:
+        """End the processes."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    def __enter__(self) -> "Sandbox":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class _Server:
+    """One guarded process with its scratch folder."""
+
+    def __init__(self, *, hash_seed: str) -> None:
+        self._hash_seed = hash_seed
+        self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing else.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-s", "-S", "-B", str(_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self._folder.name,
+            env={"PYTHONHASHSEED": self._hash_seed},
+            start_new_session=True,
+        )
+
+    def send(self, job: dict[str, Any]) -> None:
+        """Hand over a job; the answer is for `receive`."""
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(job).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def receive(self, *, count: int, seconds: float) -> list[Outcome]:
+        """The outcomes of the job sent last; after `seconds` without them the process is ended."""
+        assert self._process is not None and self._process.stdout is not None
+        number = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        data = b""
+        while not data.endswith(b"\n"):
+            ready, _, _ = select.select([number], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(number, 1 << 16) if ready else b""
+            if not part:
+                self._stop()
+                return [Outcome("crashed" if ready else "timeout", "")] * count
+            data += part
+        return [Outcome(kind, text) for kind, text in json.loads(data)["outcomes"]]
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        self._stop()
+        self._folder.cleanup()

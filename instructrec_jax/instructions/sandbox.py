@@ -1,0 +1,330 @@
+"""The guarded program that runs collected code; `execution.Sandbox` starts it as a process.
+
+It reads one job a line (JSON), forks a child for each, and writes one answer a line. The child
+gives up everything before it touches the job's code: it leaves the parent's process group, drops
+to an unprivileged user where it can, sets resource limits, closes its files, and installs an audit
+hook, which nothing can remove, that refuses every audited operation (files, processes, sockets,
+imports, native code). The code sees a short list of builtins and the public names of a few pure
+modules, not the modules themselves.
+
+A job: {"code", "name", "arguments": [source of an argument tuple, ...], "modules", "limits"}.
+An answer: {"outcomes": [[kind, text], ...]}, kind being one of "ok", "raised", "not_literal",
+"too_long", "steps", "memory", "refused", "timeout", "crashed".
+"""
+
+import ast
+import builtins
+import contextlib
+import importlib
+import json
+import math
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from types import CodeType, ModuleType, SimpleNamespace
+from typing import Any
+
+ALLOWED_MODULES = [
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "colorsys",
+    "datetime",
+    "decimal",
+    "fractions",
+    "functools",
+    "heapq",
+    "itertools",
+    "keyword",
+    "math",
+    "operator",
+    "re",
+    "statistics",
+    "string",
+    "textwrap",
+    "unicodedata",
+]
+# What collected code may call; everything else is missing from its namespace.
+ALLOWED_BUILTINS = [
+    "ArithmeticError",
+    "AssertionError",
+    "AttributeError",
+    "Ellipsis",
+    "Exception",
+    "False",
+    "IndexError",
+    "KeyError",
+    "LookupError",
+    "None",
+    "NotImplemented",
+    "NotImplementedError",
+    "OverflowError",
+    "RuntimeError",
+    "StopIteration",
+    "True",
+    "TypeError",
+    "UnicodeDecodeError",
+    "UnicodeEncodeError",
+    "UnicodeError",
+    "ValueError",
+    "ZeroDivisionError",
+    "abs",
+    "all",
+    "any",
+    "ascii",
+    "bin",
+    "bool",
+    "bytearray",
+    "bytes",
+    "callable",
+    "chr",
+    "complex",
+    "dict",
+    "divmod",
+    "enumerate",
+    "filter",
+    "float",
+    "format",
+    "frozenset",
+    "hash",
+    "hex",
+    "int",
+    "isinstance",
+    "issubclass",
+    "iter",
+    "len",
+    "list",
+    "map",
+    "max",
+    "min",
+    "next",
+    "oct",
+    "ord",
+    "pow",
+    "range",
+    "repr",
+    "reversed",
+    "round",
+    "set",
+    "slice",
+    "sorted",
+    "str",
+    "sum",
+    "tuple",
+    "zip",
+]
+_LITERAL_ATOMS = (int, float, complex, str, bytes, bool, type(None))
+
+
+class TooManySteps(BaseException):
+    """The code ran more lines than it may; not an Exception, so `except Exception` lets it pass."""
+
+
+def refuse_operations() -> None:
+    """From now on every audited operation of this process fails; there is no way back.
+
+    The hook is a closure over nothing and held by the interpreter alone, so that code which
+    reaches this module's globals finds nothing to change.
+    """
+
+    def refuse(event: str, arguments: tuple) -> None:
+        # These only compute; the last is the step counter's.
+        if event not in ("exec", "object.__getattr__", "builtins.id", "sys.settrace"):
+            raise PermissionError(event)
+
+    sys.addaudithook(refuse)
+
+
+def give_up_privileges(limits: dict[str, Any], keep: int) -> None:
+    """Leave the group, drop the user, set every resource limit, close all files but `keep`."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, 256)
+    if os.geteuid() == 0:
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+    memory = limits["mebibytes"] << 20
+    cpu = max(1, int(limits["seconds"]) + 1)
+    for name, value in (
+        (resource.RLIMIT_CPU, cpu),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NOFILE, keep + 1),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        # macOS lets some of them not be lowered; the audit hook stands in front of all of them.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(name, (value, value))
+
+
+def public_names(module: ModuleType) -> SimpleNamespace:
+    """The module's public functions, classes and constants; no modules inside modules."""
+    return SimpleNamespace(
+        **{
+            name: value
+            for name, value in vars(module).items()
+            if not name.startswith("_") and not isinstance(value, ModuleType)
+        }
+    )
+
+
+def allowed_namespace(modules: dict[str, SimpleNamespace], names: list[str]) -> dict[str, Any]:
+    """The globals that collected code starts with."""
+    safe = {name: getattr(builtins, name) for name in ALLOWED_BUILTINS}
+    return {"__builtins__": safe, **{name: modules[name] for name in names}}
+
+
+def step_counter(limit: int) -> Callable:
+    """A trace function that raises `TooManySteps` after `limit` lines."""
+    count = 0
+
+    def trace(frame: object, event: str, argument: object) -> object:
+        nonlocal count
+        count += 1
+        if count > limit:
+            raise TooManySteps
+        return trace
+
+    return trace
+
+
+def is_literal(value: object, depth: int = 6) -> bool:
+    """Whether the value is built of Python's literals alone, not of subclasses of them."""
+    kind = type(value)
+    if kind is float:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    if kind in _LITERAL_ATOMS:
+        return True
+    if depth == 0:
+        return False
+    if kind is dict:
+        pairs = value.items()  # type: ignore[attr-defined]
+        return all(is_literal(k, depth - 1) and is_literal(v, depth - 1) for k, v in pairs)
+    if kind in (list, tuple, set):
+        return all(is_literal(item, depth - 1) for item in value)  # type: ignore[attr-defined]
+    return False
+
+
+def described(value: Any, limit: int) -> list[str]:
+    """The value as a literal, ["ok", source], or why it is none."""
+    if isinstance(value, str | bytes | list | tuple | dict | set) and len(value) > limit:
+        return ["too_long", ""]
+    if isinstance(value, int) and value.bit_length() > 4 * limit:
+        return ["too_long", ""]
+    if not is_literal(value):
+        return ["not_literal", type(value).__name__]
+    text = repr(value)
+    return ["too_long", ""] if len(text) > limit else ["ok", text]
+
+
+def call(function: Callable, arguments: tuple, limits: dict[str, Any]) -> list[str]:
+    """Call the function; the outcome as [kind, text]."""
+    sys.settrace(step_counter(limits["steps"]))
+    try:
+        value = function(*arguments)
+        sys.settrace(None)
+        return described(value, limits["characters"])
+    except TooManySteps:
+        return ["steps", ""]
+    except MemoryError:
+        return ["memory", ""]
+    except PermissionError as error:
+        return ["refused", str(error)[:100]]
+    except BaseException as error:
+        return ["raised", type(error).__name__]
+    finally:
+        sys.settrace(None)
+
+
+def run_job(job: dict[str, Any], modules: dict[str, SimpleNamespace], write: int) -> None:
+    """In the child: run the job's calls and write each outcome as a line to the pipe `write`."""
+    limits = job["limits"]
+    give_up_privileges(limits, keep=write)
+    namespace = allowed_namespace(modules, job["modules"])
+    calls = [ast.literal_eval(source) for source in job["arguments"]]
+    code = compile(job["code"], "<collected>", "exec", dont_inherit=True)
+    sys.setrecursionlimit(200)
+    refuse_operations()
+    outcomes = [define(code, namespace, limits)]
+    if outcomes[0][0] == "ok":
+        function = namespace[job["name"]]
+        outcomes = []
+        for arguments in calls:
+            os.write(write, (json.dumps([call(function, arguments, limits)]) + "\n").encode())
+    os.write(write, (json.dumps(outcomes * len(calls)) + "\n").encode())
+
+
+def define(code: CodeType, namespace: dict[str, Any], limits: dict[str, Any]) -> list[str]:
+    """Run the definition itself (its defaults and decorators are code too)."""
+
+    def execute() -> None:
+        exec(code, namespace)
+
+    return call(execute, (), limits)
+
+
+def collect(read: int, deadline: float, limit: int) -> tuple[bytes, bool]:
+    """Everything that the child writes, and whether it ran past the deadline."""
+    data = b""
+    while len(data) <= limit:
+        ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return data, True
+        part = os.read(read, 1 << 16)
+        if not part:
+            return data, False
+        data += part
+    return data, False
+
+
+def answer(job: dict[str, Any], modules: dict[str, SimpleNamespace]) -> list[list[str]]:
+    """Fork, wait for the outcomes at most the job's seconds, and end the child's whole group."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(read)
+            run_job(job, modules, write)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    limits, count = job["limits"], len(job["arguments"])
+    output_limit = count * (2 * limits["characters"] + 200)
+    data, late = collect(read, time.monotonic() + limits["seconds"], output_limit)
+    os.close(read)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    outcomes: list[list[str]] = []
+    for line in data.split(b"\n")[:-1]:
+        outcomes += json.loads(line)
+    missing = ["timeout" if late else "crashed", ""]
+    return outcomes + [missing] * (count - len(outcomes))
+
+
+def main() -> None:
+    """Answer jobs until the input ends."""
+    modules = {name: public_names(importlib.import_module(name)) for name in ALLOWED_MODULES}
+    for line in sys.stdin:
+        outcomes = answer(json.loads(line), modules)
+        sys.stdout.write(json.dumps({"outcomes": outcomes}) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

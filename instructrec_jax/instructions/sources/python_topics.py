@@ -1,0 +1,78 @@
+"""The reference text that ships with Python (`pydoc_data.topics`), passage by passage."""
+
+import re
+from collections.abc import Iterator
+from pydoc_data.topics import topics
+
+from instructrec_jax.instructions.document import Document
+
+LICENCE = "PSF-2.0"
+_UNDERLINE = re.compile(r"[*=\-~^]{3,}")
+# Passages are whole paragraphs, gathered up to this many characters.
+_PASSAGE_CHARACTERS = 700
+
+
+def units(languages: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """One unit a topic."""
+    return [(name,) for name in sorted(topics)]
+
+
+def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> Iterator[Document]:
+    """Yield the passages of a topic.
+
+    A passage is a document of its own: the passages of one topic may lie in different splits.
+    `content`: `topic` (the heading), `passage`, `index` (0 = the topic's opening).
+    """
+    (name,) = unit
+    text = topics[name]
+    heading = _heading(text) or name
+    for index, (first, last, passage) in enumerate(_passages(text)):
+        yield Document(
+            corpus="python_topics",
+            uri=f"pydoc_data.topics:{name}",
+            span=(first, last),
+            text=passage,
+            licence=LICENCE,
+            group=f"{name}:{first}",
+            content={"topic": heading, "passage": passage, "index": index},
+        )
+
+
+def _heading(text: str) -> str:
+    lines = text.strip().splitlines()
+    if len(lines) > 1 and _UNDERLINE.fullmatch(lines[1].strip()):
+        return lines[0].strip().replace('"', "")
+    return ""
+
+
+def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield (first line, last line, paragraph) of running text; headings and blocks left out."""
+    block: list[str] = []
+    first = 1
+    for number, line in enumerate([*text.splitlines(), ""], start=1):
+        if line.strip():
+            first = first if block else number
+            block.append(line)
+            continue
+        if block and not block[0][0].isspace() and not _is_heading(block):
+            yield first, number - 1, " ".join(" ".join(block).split())
+        block = []
+
+
+def _is_heading(block: list[str]) -> bool:
+    return len(block) <= 2 and bool(_UNDERLINE.fullmatch(block[-1].strip()))
+
+
+def _passages(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield passages of one or more paragraphs, each with the lines it covers."""
+    gathered: list[str] = []
+    first = last = 0
+    for start, end, paragraph in _paragraphs(text):
+        if gathered and len(" ".join(gathered)) + len(paragraph) > _PASSAGE_CHARACTERS:
+            yield first, last, "\n".join(gathered)
+            gathered = []
+        first = first if gathered else start
+        gathered.append(paragraph)
+        last = end
+    if gathered:
+        yield first, last, "\n".join(gathered)
