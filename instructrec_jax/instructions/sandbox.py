@@ -28,96 +28,21 @@ from collections.abc import Callable
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
-ALLOWED_MODULES = [
-    "bisect",
-    "calendar",
-    "cmath",
-    "collections",
-    "colorsys",
-    "datetime",
-    "decimal",
-    "fractions",
-    "functools",
-    "heapq",
-    "itertools",
-    "keyword",
-    "math",
-    "operator",
-    "re",
-    "statistics",
-    "string",
-    "textwrap",
-    "unicodedata",
-]
+_MODULES = """
+bisect calendar cmath collections colorsys datetime decimal fractions functools heapq itertools
+keyword math operator re statistics string textwrap unicodedata
+"""
+ALLOWED_MODULES = tuple(_MODULES.split())
 # What collected code may call; everything else is missing from its namespace.
-ALLOWED_BUILTINS = [
-    "ArithmeticError",
-    "AssertionError",
-    "AttributeError",
-    "Ellipsis",
-    "Exception",
-    "False",
-    "IndexError",
-    "KeyError",
-    "LookupError",
-    "None",
-    "NotImplemented",
-    "NotImplementedError",
-    "OverflowError",
-    "RuntimeError",
-    "StopIteration",
-    "True",
-    "TypeError",
-    "UnicodeDecodeError",
-    "UnicodeEncodeError",
-    "UnicodeError",
-    "ValueError",
-    "ZeroDivisionError",
-    "abs",
-    "all",
-    "any",
-    "ascii",
-    "bin",
-    "bool",
-    "bytearray",
-    "bytes",
-    "callable",
-    "chr",
-    "complex",
-    "dict",
-    "divmod",
-    "enumerate",
-    "filter",
-    "float",
-    "format",
-    "frozenset",
-    "hash",
-    "hex",
-    "int",
-    "isinstance",
-    "issubclass",
-    "iter",
-    "len",
-    "list",
-    "map",
-    "max",
-    "min",
-    "next",
-    "oct",
-    "ord",
-    "pow",
-    "range",
-    "repr",
-    "reversed",
-    "round",
-    "set",
-    "slice",
-    "sorted",
-    "str",
-    "sum",
-    "tuple",
-    "zip",
-]
+_BUILTINS = """
+ArithmeticError AssertionError AttributeError Ellipsis Exception False IndexError KeyError
+LookupError None NotImplemented NotImplementedError OverflowError RuntimeError StopIteration
+True TypeError UnicodeDecodeError UnicodeEncodeError UnicodeError ValueError
+ZeroDivisionError abs all any ascii bin bool bytearray bytes callable chr complex dict divmod
+enumerate filter float format frozenset hash hex int isinstance issubclass iter len list map
+max min next oct ord pow range repr reversed round set slice sorted str sum tuple zip
+"""
+ALLOWED_BUILTINS = tuple(_BUILTINS.split())
 _LITERAL_ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
 

@@ -139,7 +139,7 @@ def test_escaped_code_cannot_lift_the_guard_or_forge_a_flood(sandbox):
     assert outcomes(sandbox, body)[0].kind in ("refused", "raised", "crashed")
     assert not Path("/tmp/sandbox-escaped").exists()
     flood = ESCAPE + "while True:\n    for n in range(3, 9):\n        try: os.write(n, b'x' * 4096)"
-    flood += "\n        except OSError: pass"
+    flood += "\n        except Exception: pass"
     assert outcomes(sandbox, flood)[0].kind in ("crashed", "steps", "timeout")
     assert outcomes(sandbox, "return 1") == [Outcome("ok", "1")]
 

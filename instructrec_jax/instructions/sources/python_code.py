@@ -15,21 +15,11 @@ from instructrec_jax.instructions.document import Document
 LICENCE = "PSF-2.0"
 # Tests and demonstrations are about the library; the codecs in `encodings` are one file a hundred
 # times; the other folders hold code that is not the library's.
-EXCLUDED_FOLDERS = frozenset(
-    [
-        "__pycache__",
-        "dist-packages",
-        "encodings",
-        "ensurepip",
-        "idlelib",
-        "lib-dynload",
-        "pydoc_data",
-        "site-packages",
-        "test",
-        "tests",
-        "turtledemo",
-    ]
-)
+_EXCLUDED = """
+__pycache__ dist-packages encodings ensurepip idlelib lib-dynload pydoc_data site-packages test
+tests turtledemo
+"""
+EXCLUDED_FOLDERS = frozenset(_EXCLUDED.split())
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
