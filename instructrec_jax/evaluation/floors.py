@@ -24,18 +24,18 @@ class FrequentTarget:
 
 
 def most_frequent_targets(
-    examples: Sequence[InstructionExample], train_examples: Iterable[InstructionExample] | None
+    examples: Sequence[InstructionExample], train_examples: Iterable[InstructionExample]
 ) -> dict[str, FrequentTarget]:
     """Each evaluated task's most frequent target, {task: FrequentTarget}.
 
     Counted on `train_examples`. A task without any there (a held-out task, or a dataset without a
-    train split: None) is counted on the evaluated `examples` themselves: that floor has seen the
+    train split) is counted on the evaluated `examples` themselves: that floor has seen the
     answers, so it is only ever too high. Of equally frequent targets the first in alphabetical
     order is taken.
     """
     tasks = {example.task for example in examples}
     trained: dict[str, Counter[str]] = {task: Counter() for task in tasks}
-    for example in train_examples or ():
+    for example in train_examples:
         if example.task in tasks:
             trained[example.task][example.target] += 1
     evaluated: dict[str, Counter[str]] = {task: Counter() for task in tasks}

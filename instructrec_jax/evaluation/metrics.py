@@ -12,8 +12,8 @@ included**. Read it beside chrF, never alone.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import CHRF
 
 PRIMARY_METRIC = "chrf"
@@ -40,7 +40,10 @@ def corpus_chrf(outputs: Sequence[str], targets: Sequence[Sequence[str]]) -> flo
     steadier than the mean of sentence scores where targets are a word or two.
     """
     most = max(len(each) for each in targets)
-    streams = [[each[i] if i < len(each) else None for each in targets] for i in range(most)]
+    # sacrebleu wants the first target of every output, then the second one or None, and so on.
+    streams: list[Any] = [
+        [each[i] if i < len(each) else None for each in targets] for i in range(most)
+    ]
     return CHRF().corpus_score(list(outputs), streams).score / 100
 
 
@@ -130,5 +133,8 @@ def signatures() -> dict[str, str]:
 
 
 @cache
-def _rouge_scorer() -> RougeScorer:
+def _rouge_scorer() -> Any:
+    # Late, because it loads nltk: more than a second that training need not wait for.
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rougeL"], use_stemmer=True)

@@ -37,7 +37,7 @@ def test_held_out_task_is_counted_on_the_evaluated_examples():
 
 
 def test_no_train_split_and_ties_go_to_the_alphabet():
-    frequent = most_frequent_targets([example("t", "b"), example("t", "a")], None)
+    frequent = most_frequent_targets([example("t", "b"), example("t", "a")], ())
     assert frequent["t"] == FrequentTarget("a", 1, 2, EVALUATED_EXAMPLES)
 
 

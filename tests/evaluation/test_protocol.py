@@ -33,7 +33,7 @@ EXAMPLES = [
     example(7, "unseen", "task", references=("Another answer.",)),
     example(8, "loose", ""),
 ]
-FREQUENT = most_frequent_targets(EXAMPLES, None)
+FREQUENT = most_frequent_targets(EXAMPLES, ())
 
 
 def answer(output: str, *, logprob: float = -2.0, tokens: int = 4) -> Answer:

@@ -1,0 +1,157 @@
+"""From a checkpoint and a dataset to metrics.json, predictions.jsonl and report.html."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from instructrec_jax.errors import ConfigError
+from instructrec_jax.evaluation.data import EvaluationData, open_evaluation_data
+from instructrec_jax.evaluation.files import finite, json_lines, json_text, write_whole
+from instructrec_jax.evaluation.floors import most_frequent_targets
+from instructrec_jax.evaluation.prediction import answer_examples
+from instructrec_jax.evaluation.protocol import Answer, choose_examples, evaluate_answers
+from instructrec_jax.evaluation.report import write_report
+from instructrec_jax.evaluation.run_log import find_run_folder, read_run
+from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.model.t5 import parameter_count
+from instructrec_jax.training.checkpoint import LoadedModel, load_model
+
+FORMAT_VERSION = 1
+
+
+def evaluate_checkpoint(
+    *,
+    checkpoint: Path,
+    dataset: Path,
+    output: Path,
+    split: str | None = None,
+    max_examples_per_task: int = 0,
+    batch_size: int = 32,
+    max_new_tokens: int = 0,
+    say: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model, write the three files into the folder `output`, return metrics.json.
+
+    Args:
+        checkpoint: run, step or params-only folder.
+        dataset: dataset folder, or file of instruction examples.
+        output: folder, made where it is missing; its files are replaced.
+        split: None takes what training never saw, see `open_evaluation_data`.
+        max_examples_per_task: bound for each task and hold-out, 0 = all.
+        batch_size: examples decoded at once.
+        max_new_tokens: 0 = the longest target that the model was trained on.
+        say: told of each stage.
+        progress: called with the number of examples done and of all.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: something is wrong with what was given.
+    """
+    run_folder = find_run_folder(checkpoint)
+    run = read_run(run_folder) if run_folder is not None else None
+    data = open_evaluation_data(dataset, split=split, run=run)
+    examples = choose_examples(data.examples, max_examples_per_task=max_examples_per_task)
+    loaded = load_model(checkpoint)
+    say(f"checkpoint: {loaded.description}")
+    say(f"data: {_data_text(dataset, data, examples)}")
+    _make_folder(output)
+    limit = max_new_tokens or loaded.decoder_length
+    answers = answer_examples(
+        params=loaded.params,
+        config=loaded.config,
+        tokenizer=loaded.tokenizer,
+        examples=examples,
+        batch_size=batch_size,
+        max_new_tokens=limit,
+        encoder_length=loaded.encoder_length,
+        progress=None if progress is None else lambda done: progress(done, len(examples)),
+    )
+    frequent = most_frequent_targets(examples, data.train_examples())
+    evaluation = evaluate_answers(examples=examples, answers=answers, frequent=frequent)
+    metrics = finite(
+        {
+            "format_version": FORMAT_VERSION,
+            "checkpoint": _checkpoint_record(checkpoint, loaded),
+            "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
+            "decoding": _decoding_record(loaded, examples, answers, limit=limit),
+            **evaluation.figures,
+        }
+    )
+    _write_files(output, run_folder, metrics, evaluation.predictions)
+    return metrics
+
+
+def _write_files(
+    output: Path,
+    run_folder: Path | None,
+    metrics: dict[str, Any],
+    predictions: list[dict[str, Any]],
+) -> None:
+    write_whole(output / "predictions.jsonl", json_lines(predictions))
+    write_whole(output / "metrics.json", json_text(metrics))
+    write_report(
+        run_folder=run_folder,
+        metrics=metrics,
+        predictions=predictions,
+        output=output / "report.html",
+    )
+
+
+def _checkpoint_record(path: Path, loaded: LoadedModel) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "description": loaded.description,
+        "step": loaded.step,
+        "parameters": parameter_count(loaded.config),
+        "tokenizer_sha256": loaded.tokenizer.sha256,
+    }
+
+
+def _dataset_record(path: Path, data: EvaluationData, *, limit: int) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "split": data.split,
+        "examples": len(data.examples),
+        "max_examples_per_task": limit,
+        "note": data.note,
+    }
+
+
+def _data_text(path: Path, data: EvaluationData, chosen: Sequence[InstructionExample]) -> str:
+    split = f", {data.split} split" if data.split else ""
+    tasks = len({example.task for example in chosen})
+    note = f"; {data.note}" if data.note else ""
+    return (
+        f"{len(chosen):,} of {len(data.examples):,} examples of {path}{split}, {tasks} tasks{note}"
+    )
+
+
+def _decoding_record(
+    loaded: LoadedModel,
+    examples: Sequence[InstructionExample],
+    answers: Sequence[Answer],
+    *,
+    limit: int,
+) -> dict[str, Any]:
+    """How outputs were searched for, and how many examples the limits touch (eos counted)."""
+    texts = [encoder_text(example.instruction, example.input) for example in examples]
+    inputs = loaded.tokenizer.encode_batch(texts)
+    targets = loaded.tokenizer.encode_batch([example.target for example in examples])
+    return {
+        "search": "greedy",
+        "max_new_tokens": limit,
+        "encoder_length": loaded.encoder_length,
+        "inputs_cut": sum(len(ids) + 1 > loaded.encoder_length for ids in inputs),
+        "targets_longer_than_limit": sum(len(ids) + 1 > limit for ids in targets),
+        "outputs_stopped_by_limit": sum(answer.stop_reason == "length" for answer in answers),
+    }
+
+
+def _make_folder(output: Path) -> None:
+    """Make the output folder and try it out, before the work and not after it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        write_whole(output / ".writable", "")
+        (output / ".writable").unlink()
+    except OSError as error:
+        raise ConfigError(f"--output={output} cannot be written: {error.strerror}") from error

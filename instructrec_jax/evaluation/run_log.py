@@ -1,0 +1,132 @@
+"""What a training run wrote about itself, read back for the report and the notebook.
+
+Reading never fails on a run that was killed: a line cut short is counted and left out.
+"""
+
+import itertools
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """The contents of a run folder; whatever the run did not write is empty.
+
+    `train` and `validation` are lines of metrics.jsonl in order of step, one a step (after a
+    resume the later line goes before the earlier one); `packing` is the newest line of that kind,
+    `seconds` the split of wall time over all parts of the run. `config` and
+    `environment` are flat: {"train.steps": 10, ...}.
+    """
+
+    name: str
+    config: dict[str, Any]
+    origins: dict[str, str]
+    environment: dict[str, Any]
+    train: list[dict[str, Any]]
+    validation: list[dict[str, Any]]
+    packing: dict[str, Any]
+    seconds: dict[str, float]
+    samples: list[dict[str, Any]]
+    unreadable_lines: int
+
+
+def find_run_folder(path: str | Path) -> Path | None:
+    """The run folder that a checkpoint path lies in (`RUN`, `RUN/checkpoints`, `.../STEP`)."""
+    start = Path(path).resolve()
+    for folder in (start, *start.parents[:2]):
+        if (folder / "metrics.jsonl").is_file() or (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def read_run(folder: Path) -> RunLog:
+    """Everything that the run folder tells; missing files leave their part empty."""
+    resolved = _read_object(folder / "config.json")
+    lines, unreadable = _read_lines(folder / "metrics.jsonl")
+    samples, unreadable_samples = _read_lines(folder / "samples.jsonl")
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        kinds.setdefault(str(line.get("kind")), []).append(line)
+    return RunLog(
+        name=folder.resolve().name,
+        config=flatten(resolved.get("config", {})),
+        origins={key: str(origin) for key, origin in resolved.get("origins", {}).items()},
+        environment=flatten(_read_object(folder / "environment.json")),
+        train=_one_a_step(kinds.get("train", [])),
+        validation=_one_a_step(kinds.get("validation", [])),
+        packing=kinds.get("packing", [{}])[-1],
+        seconds=total_seconds([line.get("seconds", {}) for line in kinds.get("time", [])]),
+        samples=samples,
+        unreadable_lines=unreadable + unreadable_samples,
+    )
+
+
+def series(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(step, value) of the lines that hold a finite number under `key`."""
+    points = []
+    for line in lines:
+        value = line.get(key)
+        if isinstance(value, int | float) and math.isfinite(value):
+            points.append((float(line.get("step", 0)), float(value)))
+    return points
+
+
+def total_seconds(splits: list[dict[str, float]]) -> dict[str, float]:
+    """Sums of wall time over the parts of a run.
+
+    A split grows within one process and starts again after a resume: where a figure falls, the
+    split before was the last one of its process.
+    """
+    total: dict[str, float] = {}
+    # After the last split come zeros, so that it counts as the last one of its process.
+    for split, following in itertools.pairwise([*splits, {}]):
+        is_last = any(following.get(key, 0.0) < value for key, value in split.items())
+        if is_last:
+            for key, value in split.items():
+                total[key] = total.get(key, 0.0) + value
+    return total
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one level, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _one_a_step(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    newest = {line.get("step", 0): line for line in lines}
+    return [newest[step] for step in sorted(newest)]
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a file of JSON lines, and how many lines were none."""
+    if not path.is_file():
+        return [], 0
+    records, unreadable = [], 0
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if isinstance(record, dict):
+                records.append(record)
+            else:
+                unreadable += bool(line.strip())
+    return records, unreadable
