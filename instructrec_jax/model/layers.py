@@ -72,18 +72,24 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear map without bias: `einsum(equation, x, kernel)` in `dtype`, kernel in float32."""
+    """A linear map without bias: `einsum(equation, x, kernel)` in `dtype`, kernel in float32.
+
+    The kernel is kept as a matrix of `shape`, heads and head size joined as in T5's checkpoints, so
+    that optimizers see a matrix; `by_heads` is the shape that the equation wants, where it differs.
+    """
 
     equation: str
-    shape: tuple[int, ...]
+    shape: tuple[int, int]
     initializer: Initializer
     dtype: jnp.dtype
+    by_heads: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """The product, in `dtype`."""
         kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
-        return jnp.einsum(self.equation, x, kernel.astype(self.dtype))
+        kernel = kernel.astype(self.dtype).reshape(self.by_heads or self.shape)
+        return jnp.einsum(self.equation, x, kernel)
 
 
 class TokenEmbedder(nn.Module):

@@ -28,13 +28,14 @@ class RelativeBias(nn.Module):
         )
 
     def _of_distance(self, distance: Array) -> Array:
+        """[..., H] of distances [...]."""
         buckets = relative_position_bucket(
             distance,
             bidirectional=self.bidirectional,
             num_buckets=self.config.relative_attention_buckets,
             max_distance=self.config.relative_attention_max_distance,
         )
-        return jnp.moveaxis(self.embedding[buckets], -1, -distance.ndim - 1)
+        return jnp.take(self.embedding, buckets, axis=0)
 
     def __call__(self, length: int, positions: Array | None = None) -> Array:
         """float32 [1, H, T, T] for places 0 ... length - 1, or [B, H, T, T] for `positions` [B, T].
@@ -43,13 +44,14 @@ class RelativeBias(nn.Module):
         example do, and other pairs are masked: packed rows need no positions and share one bias.
         """
         if positions is not None:
-            return self._of_distance(positions[:, None, :] - positions[:, :, None])
-        values = self._of_distance(jnp.arange(1 - length, length))
+            bias = self._of_distance(positions[:, None, :] - positions[:, :, None])
+            return jnp.moveaxis(bias, -1, 1)
+        values = self._of_distance(jnp.arange(1 - length, length)).T
         return spread_diagonals(values, target_length=length, source_length=length)[None]
 
     def step(self, position: Array, length: int) -> Array:
         """float32 [1, H, 1, T]: the query at `position` against keys 0 ... length - 1."""
-        return self._of_distance(jnp.arange(length) - position)[None, :, None, :]
+        return self._of_distance(jnp.arange(length) - position).T[None, :, None, :]
 
 
 class Attention(nn.Module):
@@ -61,20 +63,27 @@ class Attention(nn.Module):
         """Four kernels, initialised as in T5X."""
         config = self.config
         dtype = jnp.dtype(config.activation_dtype)
-        into = (config.d_model, config.num_heads, config.head_size)
+        model, heads, size = config.d_model, config.num_heads, config.head_size
         fan_in = config.d_model**-0.5
 
         def projection(stddev: float) -> Projection:
-            return Projection("BTD,DHK->BHTK", into, nn.initializers.normal(stddev), dtype)
+            return Projection(
+                "BTD,DHK->BHTK",
+                (model, heads * size),
+                nn.initializers.normal(stddev),
+                dtype,
+                by_heads=(model, heads, size),
+            )
 
-        self.query = projection(fan_in * config.head_size**-0.5)
+        self.query = projection(fan_in * size**-0.5)
         self.key = projection(fan_in)
         self.value = projection(fan_in)
         self.out = Projection(
             "BHTK,HKD->BTD",
-            (config.num_heads, config.head_size, config.d_model),
-            nn.initializers.normal((config.num_heads * config.head_size) ** -0.5),
+            (heads * size, model),
+            nn.initializers.normal((heads * size) ** -0.5),
             dtype,
+            by_heads=(heads, size, model),
         )
 
     def __call__(
