@@ -163,7 +163,7 @@ def _train_step(
     divisor = normaliser(sums, settings.objective)
     loss = loss / divisor
     gradients = jax.tree.map(lambda gradient: gradient / divisor, gradients)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
 

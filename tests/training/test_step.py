@@ -1,0 +1,177 @@
+"""One optimizer step: the same on every mesh, with every accumulation, and never a NaN."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from instructrec_jax.model.t5 import T5
+from instructrec_jax.training import sharding
+from instructrec_jax.training.loss import summed_nll
+from instructrec_jax.training.step import (
+    StepSettings,
+    initial_state,
+    make_evaluation_step,
+    make_train_step,
+    state_shardings,
+)
+
+SETTINGS = StepSettings(
+    objective="sequences",
+    accumulation_steps=1,
+    label_smoothing=0.0,
+    z_loss=0.0,
+    loss_chunk=0,
+    seed=0,
+)
+MESHES = {
+    "data": {"data": 8, "fsdp": 1, "tensor": 1},
+    "fsdp": {"data": 1, "fsdp": 8, "tensor": 1},
+    "tensor": {"data": 2, "fsdp": 1, "tensor": 4},
+    "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
+}
+
+
+def one_device_mesh():
+    return jax.sharding.Mesh(
+        np.asarray(jax.devices()[:1]).reshape(1, 1, 1),
+        sharding.AXES,
+        axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    )
+
+
+def take_step(config, batch, mesh, *, optimizer=None, steps=1, **settings):
+    """(figures of the last step, parameters after it) as NumPy."""
+    optimizer = optimizer or optax.sgd(1.0)
+    shapes = jax.eval_shape(lambda: initial_state(config, optimizer, seed=0))
+    shardings = state_shardings(shapes, mesh)
+    with jax.set_mesh(mesh):
+        state = jax.jit(
+            lambda: initial_state(config, optimizer, seed=0), out_shardings=shardings
+        )()
+        step = make_train_step(
+            config=config,
+            optimizer=optimizer,
+            schedule=optax.constant_schedule(1.0),
+            settings=dataclasses.replace(SETTINGS, **settings),
+            mesh=mesh,
+            shardings=shardings,
+        )
+        rows = len(batch["encoder_input_tokens"])
+        for _ in range(steps):
+            whole = {**batch, "stop_votes": np.zeros(rows, np.int32)}
+            state, figures = step(state, sharding.global_batch(mesh, whole, rows))
+    return jax.device_get(figures), jax.device_get(state.parameters)
+
+
+def assert_close(left, right, tolerance=2e-5):
+    for (path, a), (_, b) in zip(
+        jax.tree_util.tree_leaves_with_path(left),
+        jax.tree_util.tree_leaves_with_path(right),
+        strict=True,
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=tolerance, err_msg=str(path))
+
+
+@pytest.fixture(scope="module")
+def on_one_device(tiny_config, packed_batch):
+    return take_step(tiny_config, packed_batch, one_device_mesh())
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_loss_and_gradient_are_those_of_one_device(name, tiny_config, packed_batch, on_one_device):
+    mesh = sharding.make_mesh(MESHES[name])
+    figures, parameters = take_step(tiny_config, packed_batch, mesh)
+    for key in ("loss", "loss_per_token", "loss_per_sequence", "gradient_norm"):
+        np.testing.assert_allclose(figures[key], on_one_device[0][key], rtol=1e-5)
+    # One step of plain gradient descent at rate 1: parameters differ by the gradient alone.
+    assert_close(parameters, on_one_device[1])
+
+
+@pytest.mark.parametrize("objective", ["sequences", "tokens"])
+def test_accumulation_is_true_to_the_objective(objective, tiny_config, packed_batch):
+    mesh = sharding.make_mesh(MESHES["data"])
+    whole = take_step(tiny_config, packed_batch, mesh, objective=objective)
+    parts = take_step(tiny_config, packed_batch, mesh, objective=objective, accumulation_steps=2)
+    for key in ("loss", "target_tokens", "sequences", "gradient_norm"):
+        np.testing.assert_allclose(parts[0][key], whole[0][key], rtol=1e-5)
+    assert_close(parts[1], whole[1])
+
+
+def unpacked(batch):
+    """One sequence a row, at the start of its row."""
+    rows = []
+    for row in range(len(batch["encoder_input_tokens"])):
+        for segment in range(1, batch["decoder_segment_ids"][row].max() + 1):
+            alone = {name: np.zeros_like(values[row]) for name, values in batch.items()}
+            for side in ("encoder", "decoder"):
+                here = np.flatnonzero(batch[f"{side}_segment_ids"][row] == segment)
+                for name in batch:
+                    if name.startswith(side):
+                        alone[name][: len(here)] = batch[name][row, here]
+                alone[f"{side}_segment_ids"][: len(here)] = 1
+            rows.append(alone)
+    return {name: np.stack([row[name] for row in rows]) for name in batch}
+
+
+@pytest.mark.parametrize("objective", ["sequences", "tokens"])
+def test_packed_loss_and_gradient_are_the_unpacked_ones(objective, tiny_config, packed_batch):
+    alone = unpacked(packed_batch)
+    assert len(alone["encoder_input_tokens"]) > len(packed_batch["encoder_input_tokens"])
+    mesh = one_device_mesh()
+    together = take_step(tiny_config, packed_batch, mesh, objective=objective)
+    apart = take_step(tiny_config, alone, mesh, objective=objective)
+    np.testing.assert_allclose(together[0]["loss"], apart[0]["loss"], rtol=1e-5)
+    assert_close(together[1], apart[1])
+
+
+def test_sequence_objective_divides_by_sequences(on_one_device, packed_batch):
+    figures, _ = on_one_device
+    sequences = packed_batch["decoder_segment_ids"].max(axis=1).sum()
+    tokens = packed_batch["decoder_loss_weights"].sum()
+    assert figures["sequences"] == sequences
+    assert figures["target_tokens"] == tokens
+    assert figures["input_tokens"] == (packed_batch["encoder_segment_ids"] > 0).sum()
+    np.testing.assert_allclose(figures["loss"], figures["loss_per_sequence"])
+    np.testing.assert_allclose(
+        figures["loss_per_token"] * tokens, figures["loss"] * sequences, rtol=1e-6
+    )
+
+
+def test_a_non_finite_loss_leaves_the_state_as_it_was(tiny_config, packed_batch):
+    weights = packed_batch["decoder_loss_weights"].copy()
+    weights[0, 0] = np.inf
+    poisoned = {**packed_batch, "decoder_loss_weights": weights}
+    mesh = sharding.make_mesh(MESHES["mixed"])
+    figures, parameters = take_step(
+        tiny_config, poisoned, mesh, optimizer=optax.adam(1.0), steps=2
+    )
+    assert (figures["applied"], figures["nonfinite_in_a_row"]) == (0, 2)
+    fresh = jax.device_get(initial_state(tiny_config, optax.adam(1.0), seed=0).parameters)
+    # How random numbers are drawn may depend on the sharding in the last bit; NaN would be far off.
+    assert_close(parameters, fresh, tolerance=1e-6)
+
+
+def test_evaluation_sums_are_those_of_the_model(tiny_config, packed_batch):
+    mesh = sharding.make_mesh(MESHES["tensor"])
+    optimizer = optax.sgd(1.0)
+    state = initial_state(tiny_config, optimizer, seed=0)
+    shardings = state_shardings(state, mesh)
+    evaluate = make_evaluation_step(
+        config=tiny_config,
+        settings=dataclasses.replace(SETTINGS, label_smoothing=0.3, z_loss=1.0),
+        mesh=mesh,
+        shardings=shardings,
+    )
+    with jax.set_mesh(mesh):
+        parameters = jax.device_put(state.parameters, shardings.parameters)
+        sums = evaluate(parameters, sharding.global_batch(mesh, packed_batch, 16))
+    logits = T5(tiny_config).apply({"params": state.parameters}, packed_batch)
+    loss, expected = summed_nll(
+        lambda values: values, logits, packed_batch, label_smoothing=0.0, z_loss=0.0, chunk=0
+    )
+    np.testing.assert_allclose(sums["nll"], loss, rtol=1e-5)
+    for name, value in expected.items():
+        np.testing.assert_allclose(sums[name], value, rtol=1e-5)
