@@ -1,0 +1,11 @@
+"""TensorFlow for input pipelines: quiet, and without the accelerators, which belong to JAX."""
+
+import os
+
+# Read when TensorFlow loads: no log lines below fatal, and none about oneDNN.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import tensorflow as tf
+
+tf.config.set_visible_devices([], "GPU")

@@ -1,0 +1,245 @@
+"""The token cache: a dataset's split as flat, memory-mapped token arrays, made at first use.
+
+It is keyed by all that it depends on: the content of the source files, the
+tokenizer, the lengths, the policy and the split. A changed source therefore has another key, and an
+old cache is never taken for it. The files are written into a temporary folder that is renamed when
+it is complete; of several processes one writes and the others wait.
+"""
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+
+from instructrec_jax.data.token_cache_writer import ARRAYS, INFO_FILE, POLICIES, write_token_cache
+from instructrec_jax.data.tokenizer import Tokenizer
+from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TokenCache:
+    """Tokens of all examples of a split; example i is tokens[offsets[i]:offsets[i + 1]].
+
+    Attributes:
+        encoder_tokens: uint16 or int32 [encoder tokens], each example ends with eos.
+        encoder_offsets: int64 [examples + 1].
+        decoder_tokens: like encoder_tokens, the targets, each ends with eos.
+        decoder_offsets: int64 [examples + 1].
+        task_ids: int32 [examples], places in `tasks`.
+        tasks: names, in the order of their first example.
+        dropped: examples left out, by reason.
+        truncated: examples whose input was cut.
+        unknown_tokens: tokens that are unk, on both sides; their characters are lost.
+        sha256: hash of tokens, tasks and ids.
+        id_bytes, id_offsets: the examples' ids in UTF-8, laid out like the tokens.
+    """
+
+    encoder_tokens: np.ndarray
+    encoder_offsets: np.ndarray
+    decoder_tokens: np.ndarray
+    decoder_offsets: np.ndarray
+    task_ids: np.ndarray
+    tasks: tuple[str, ...]
+    dropped: dict[str, int]
+    truncated: int
+    sha256: str
+    unknown_tokens: int = 0
+    id_bytes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
+    id_offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.encoder_offsets) - 1
+
+    def example_id(self, index: int) -> str:
+        """The id of an example; its number where the cache has no ids."""
+        if len(self.id_offsets) != len(self.encoder_offsets):
+            return f"#{index}"
+        start, end = self.id_offsets[index : index + 2]
+        return bytes(self.id_bytes[start:end]).decode()
+
+
+def open_token_cache(
+    *,
+    dataset: Path,
+    split: str,
+    tokenizer: Tokenizer,
+    encoder_length: int,
+    decoder_length: int,
+    over_length: str,
+    validation_fraction: float,
+    seed: int,
+    folder: Path,
+    progress: Callable[[str], None] | None = None,
+) -> TokenCache:
+    """Open the token cache of a split, making it first if it is missing.
+
+    Args:
+        dataset: dataset folder, file or glob, as for `read_examples`.
+        split: "train", "validation" or "test".
+        tokenizer: of the model.
+        encoder_length: most encoder tokens of an example, eos included.
+        decoder_length: most target tokens, eos included.
+        over_length: "drop" leaves longer examples out; "truncate_input" cuts the end of the input,
+            never the instruction or the target, and leaves out what does not fit even so; "error"
+            raises. What is left out or cut is counted.
+        validation_fraction: share that becomes "validation" where the data name no splits.
+        seed: of that division.
+        folder: where caches are kept; many may lie there.
+        progress: takes lines of text for a person.
+
+    Raises:
+        ConfigError: unknown policy, or a folder that cannot be written.
+        DataError: bad records, no examples, or an example over the limits under "error".
+    """
+    if over_length not in POLICIES:
+        raise ConfigError(
+            f"data.over_length is {over_length!r}: choose one of {', '.join(POLICIES)}"
+        )
+    say = progress or (lambda line: None)
+    splits_named = has_splits(dataset)
+    files = _source_files(Path(dataset), split)
+    before = _signature(files)
+    divided = split if splits_named else f"{split} {validation_fraction} {seed}"
+    settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
+    path = Path(folder) / _content_hash(files, f"{settings} {tokenizer.sha256}")[:32]
+    cache = _load(path)
+    if cache is not None:
+        return cache
+    with _sole_writer(path, say) as partial:
+        cache = _load(path)
+        if cache is not None:
+            return cache
+        say(f"tokenizing the {split} split of {dataset}")
+        if splits_named:
+            examples = read_examples(dataset, split=split)
+        else:
+            examples = _divide(
+                read_examples(dataset), split, validation_fraction=validation_fraction, seed=seed
+            )
+        write_token_cache(
+            examples,
+            tokenizer=tokenizer,
+            encoder_length=encoder_length,
+            decoder_length=decoder_length,
+            over_length=over_length,
+            name=f"the {split} split of {dataset}",
+            folder=partial,
+            progress=say,
+        )
+        if _signature(files) != before:
+            raise DataError(f"{dataset} changed while it was read: start again when it is complete")
+        if path.exists():
+            shutil.rmtree(path)
+        partial.rename(path)
+    cache = _load(path)
+    if cache is None:
+        raise ConfigError(f"the token cache {path} is damaged: delete it and start again")
+    return cache
+
+
+def _divide(
+    examples: Iterable[InstructionExample], split: str, *, validation_fraction: float, seed: int
+) -> Iterator[InstructionExample]:
+    """The examples that the hash of their id puts into the split."""
+    for example in examples:
+        if split == split_of(example.id, validation_fraction=validation_fraction, seed=seed):
+            yield example
+
+
+def _source_files(dataset: Path, split: str) -> list[Path]:
+    """The files that `read_examples` reads; it reports itself what is wrong with them."""
+    if dataset.is_dir():
+        return sorted(dataset.glob(f"{split}-*.jsonl.gz"))
+    if dataset.is_file():
+        return [dataset]
+    return [Path(name) for name in sorted(glob.glob(str(dataset), recursive=True))]
+
+
+def _content_hash(files: list[Path], settings: str) -> str:
+    """Hash of settings, file names (ids are made of them) and contents."""
+    digest = hashlib.sha256(settings.encode())
+    for file in files:
+        with open(file, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"\n{file.name} {content}".encode())
+    return digest.hexdigest()
+
+
+def _signature(files: list[Path]) -> list[tuple[int, int]]:
+    """Size and time of change of each file, to notice one that changes while it is read."""
+    stats = [file.stat() for file in files]
+    return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _load(path: Path) -> TokenCache | None:
+    """Open a cache; None if there is none or a file of it is missing or cut short."""
+    try:
+        info = json.loads((path / INFO_FILE).read_text())
+        if any((path / name).stat().st_size != size for name, size in info["files"].items()):
+            return None
+        # Pages are copied on write, so that arrays count as writable (TensorFlow takes no other
+        # kind without a copy) and the files stay as they are.
+        arrays = {name: np.load(path / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+        return TokenCache(
+            **arrays,
+            tasks=tuple(info["tasks"]),
+            dropped=info["dropped"],
+            truncated=info["truncated"],
+            unknown_tokens=info["unknown_tokens"],
+            sha256=info["sha256"],
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _sole_writer(path: Path, say: Callable[[str], None]) -> Iterator[Path]:
+    """A fresh folder beside `path` that this process alone writes; gone in the end.
+
+    The lock belongs to the process and ends with it, however it ends.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+            if _acquire(lock, say):
+                for stale in path.parent.glob(f"{path.name}.partial-*"):
+                    shutil.rmtree(stale, ignore_errors=True)
+            partial = path.with_name(f"{path.name}.partial-{uuid.uuid4().hex}")
+            partial.mkdir()
+            try:
+                yield partial
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the token cache {path} ({error.strerror or error}): "
+            "make room or set data.cache to another folder"
+        ) from error
+
+
+def _acquire(lock: TextIO, say: Callable[[str], None]) -> bool:
+    """Wait for the lock. False where the file system knows no locks: writers then do not meet,
+    each has its own folder and the last rename wins."""
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another process, which is writing the same token cache")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        return False
+    return True
