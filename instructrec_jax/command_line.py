@@ -82,6 +82,9 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
             raise ConfigError("give a config file, for example --config=configs/t5_base.py")
     except (flags.Error, ConfigError) as error:
         _fail(error, ConfigError.exit_code)
+    if flags.FLAGS["verbosity"].using_default_value:
+        # absl would raise it to INFO, where Orbax and JAX tell of their inner workings.
+        flags.FLAGS.verbosity = -1
     return [arguments[0]]
 
 
