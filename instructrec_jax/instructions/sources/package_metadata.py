@@ -1,7 +1,7 @@
 """Descriptions of the installed packages, as their authors wrote them into the metadata."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 
 from instructrec_jax.instructions.document import Document
@@ -24,9 +24,9 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
     """
     (name,) = unit
     package = metadata.distribution(name)
-    fields = package.metadata
-    summary = (fields["Summary"] or "").strip()
-    description = plain_text(fields.get("Description") or _payload(fields))
+    fields = package.metadata.json
+    summary = str(fields.get("summary") or "").strip()
+    description = plain_text(str(fields.get("description") or ""))
     licence = licence_name(fields)
     if not summary or not description or not licence:
         return
@@ -37,17 +37,17 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
         text=description,
         licence=licence,
         group=name,
-        content={"name": fields["Name"], "summary": summary, "description": description},
+        content={"name": fields["name"], "summary": summary, "description": description},
     )
 
 
-def licence_name(fields: metadata.PackageMetadata) -> str:
+def licence_name(fields: Mapping[str, str | list[str]]) -> str:
     """The licence by expression, else by a short licence field, else by classifier; "" = none."""
-    for key in ("License-Expression", "License"):
-        value = (fields.get(key) or "").strip()
+    for key in ("license_expression", "license"):
+        value = str(fields.get(key) or "").strip()
         if value and "\n" not in value and len(value) <= _LICENCE_NAME_CHARACTERS:
             return "" if value.upper() == "UNKNOWN" else value
-    for classifier in fields.get_all("Classifier") or []:
+    for classifier in fields.get("classifier") or []:
         if classifier.startswith(_LICENCE_CLASSIFIER):
             return classifier.removeprefix(_LICENCE_CLASSIFIER)
     return ""
@@ -74,11 +74,6 @@ def _is_prose(block: str) -> bool:
         return False
     words = re.findall(r"[^\W\d_]{2,}", block)
     return len(words) >= 8 and "http" not in block
-
-
-def _payload(fields: metadata.PackageMetadata) -> str:
-    payload = getattr(fields, "get_payload", lambda: "")()
-    return payload if isinstance(payload, str) else ""
 
 
 def _normalised(name: str) -> str:

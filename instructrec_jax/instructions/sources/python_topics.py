@@ -54,9 +54,15 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
             first = first if block else number
             block.append(line)
             continue
-        if block and not block[0][0].isspace() and not _is_heading(block):
-            yield first, number - 1, " ".join(" ".join(block).split())
+        paragraph = " ".join(" ".join(block).split())
+        if block and not _is_heading(block) and _is_prose(block[0], paragraph):
+            yield first, number - 1, paragraph
         block = []
+
+
+def _is_prose(first_line: str, paragraph: str) -> bool:
+    """Indented blocks are code; what ends in a colon or starts small belongs to one."""
+    return not first_line[0].isspace() and not paragraph[0].islower() and paragraph[-1] in ".!?)"
 
 
 def _is_heading(block: list[str]) -> bool:

@@ -1,0 +1,127 @@
+"""Tasks whose targets come from running the code, from `python_code` documents."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from instructrec_jax.instructions.document import Context, Document, Draft
+from instructrec_jax.instructions.execution import Outcome
+from instructrec_jax.instructions.mutation import sample_mutants
+from instructrec_jax.instructions.pure_functions import (
+    PureFunction,
+    pure_function,
+    sample_arguments,
+)
+
+# Argument tuples tried for each function; many do not fit its types and raise.
+_CALLS_TRIED = 80
+_CALLS_KEPT = 10
+# Calls of one function that may give the same result.
+_SAME_RESULT = 2
+_MUTANTS_PER_FUNCTION = 3
+_BUG_REFERENCES = 5
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A function, or a mutant of it, and what its calls gave."""
+
+    listing: str
+    calls: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+def _runs(document: Document, context: Context) -> list[_Run]:
+    """The function's run and those of its mutants, on the same arguments; [] where not pure."""
+    return context.remember(document, "runs", lambda: _executed(document, context))
+
+
+def _executed(document: Document, context: Context) -> list[_Run]:
+    function = pure_function(document.content)
+    if function is None:
+        return []
+    choose = context.random(document, "arguments")
+    arguments = sample_arguments(function, count=_CALLS_TRIED, choose=choose)
+    original = _run(function, function.code, arguments, context)
+    if len({outcome.text for outcome in original.outcomes if outcome.kind == "ok"}) < 2:
+        return []
+    choose = context.random(document, "mutants")
+    mutants = sample_mutants(function.code, count=_MUTANTS_PER_FUNCTION, choose=choose)
+    return [original, *(_run(function, m.code, arguments, context) for m in mutants)]
+
+
+def _run(function: PureFunction, code: str, arguments: list[tuple], context: Context) -> _Run:
+    outcomes = context.sandbox.run(
+        code,
+        name=function.name,
+        arguments=[repr(values) for values in arguments],
+        modules=function.modules,
+    )
+    return _Run(
+        listing=function.listing.replace(function.code, code),
+        calls=tuple(f"{function.name}({', '.join(map(repr, v))})" for v in arguments),
+        outcomes=tuple(outcomes),
+    )
+
+
+def predict_output(document: Document, context: Context) -> Iterator[Draft]:
+    """A function and a call → the value that it returns.
+
+    Calls that gave no value that can be written down are drafts that were rejected.
+    """
+    for run in _runs(document, context):
+        kept: dict[str, int] = {}
+        for call, outcome in zip(run.calls, run.outcomes, strict=True):
+            fields = {"input": f"{run.listing}\n\n{call}", "call": call}
+            if outcome.kind != "ok":
+                yield Draft(fields, target=outcome.text, rejected=f"execution_{outcome.kind}")
+                continue
+            same = kept.get(outcome.text, 0)
+            if same < _SAME_RESULT and sum(kept.values()) < _CALLS_KEPT:
+                kept[outcome.text] = same + 1
+                yield Draft(fields, target=outcome.text)
+
+
+_TYPES = ("bool", "bytes", "dict", "float", "int", "list", "None", "str", "tuple")
+
+
+def predict_type(document: Document, context: Context) -> Iterator[Draft]:
+    """A function and a call → the type of the value that it returns."""
+    for run in _runs(document, context)[:1]:
+        kept: dict[str, int] = {}
+        for call, outcome in zip(run.calls, run.outcomes, strict=True):
+            kind = _type_name(outcome.text) if outcome.kind == "ok" else ""
+            if kind in _TYPES and kept.get(kind, 0) < _SAME_RESULT:
+                kept[kind] = kept.get(kind, 0) + 1
+                choose = context.random(document, "types", call)
+                options = tuple(choose.sample(_TYPES, len(_TYPES)))
+                fields = {"input": f"{run.listing}\n\n{call}", "call": call, "options": options}
+                yield Draft(fields, target=kind, options=options)
+
+
+def _type_name(literal: str) -> str:
+    if literal == "None":
+        return literal
+    return type(ast.literal_eval(literal)).__name__
+
+
+def expose_bug(document: Document, context: Context) -> Iterator[Draft]:
+    """A function and a changed version → a call that tells them apart; all such calls count."""
+    runs = _runs(document, context)
+    for changed in runs[1:]:
+        original = runs[0]
+        telling = [
+            f"{call} gives {right.text} before and {_told(wrong)} after."
+            for call, right, wrong in zip(
+                original.calls, original.outcomes, changed.outcomes, strict=True
+            )
+            if right.kind == "ok" and wrong.kind in ("ok", "raised") and right != wrong
+        ]
+        telling = sorted(telling, key=len)[:_BUG_REFERENCES]
+        if telling:
+            before_and_after = f"Before:\n{original.listing}\n\nAfter:\n{changed.listing}"
+            yield Draft({"input": before_and_after}, target=telling[0], references=tuple(telling))
+
+
+def _told(outcome: Outcome) -> str:
+    return outcome.text if outcome.kind == "ok" else f"an error ({outcome.text})"
