@@ -13,8 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from instructrec_jax.command_line import run, say
@@ -39,8 +47,6 @@ _MAX_NEW_TOKENS = flags.DEFINE_integer(
 
 # Width of the table where there is no terminal to ask.
 PLAIN_WIDTH = 132
-# Lines of progress where there is no terminal.
-PLAIN_LINES = 10
 
 
 def main() -> None:
@@ -60,7 +66,7 @@ def main() -> None:
         )
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
-        console = Console(stderr=True, highlight=False, width=PLAIN_WIDTH)
+        console.width = PLAIN_WIDTH
     console.print(results_table(metrics))
     summary = metrics["summary"]
     say(
@@ -79,45 +85,70 @@ def _given_path(flag: flags.FlagHolder) -> Path:
 
 
 @contextmanager
-def progress_report() -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal, some plain lines elsewhere."""
+def progress_report() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar a stage on a terminal, some plain lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        told = 0
-
-        def tell(done: int, total: int) -> None:
-            nonlocal told
-            if done == total or done * PLAIN_LINES // total > told:
-                told = done * PLAIN_LINES // total
-                say(f"answered {done:,} of {total:,}")
-
-        yield tell
+        yield PlainProgress()
         return
-    columns = (TextColumn("answering"), BarColumn(), MofNCompleteColumn(), TextColumn("ETA"),
-               TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("answering", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    columns = (
+        TextColumn("{task.description:15}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total)
+            bar.update(tasks[stage], completed=done)
+
+        yield update
+
+
+class PlainProgress:
+    """Says a line whenever another tenth of a stage is done."""
+
+    def __init__(self) -> None:
+        """Nothing is done yet."""
+        self._told: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note of the number of examples done."""
+        tenth = 10 * done // total
+        if tenth > self._told.get(stage, 0):
+            self._told[stage] = tenth
+            say(f"{stage}: {done:,} of {total:,}")
 
 
 def results_table(metrics: Mapping[str, Any]) -> Table:
-    """The table for the terminal: a row for each task and hold-out, then the means."""
-    table = Table(title="chrF and exact match from 0 to 100, beside floors that need no model")
+    """The table for the terminal: a row for each task and hold-out, then the means.
+
+    "above" means above every floor by chrF.
+    """
+    table = Table(
+        title="chrF and exact match from 0 to 100, beside floors that need no model",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     table.add_column("task", overflow="fold")
-    table.add_column("hold-out")
-    for heading in ("examples", "loss/token", "exact match", "chrF"):
-        table.add_column(heading, justify="right")
+    table.add_column("hold-out", no_wrap=True)
+    for heading in ("examples", "loss\n/token", "exact\nmatch", "chrF"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for floor in FLOORS:
-        table.add_column(f"chrF: {floor.title}", justify="right")
-    table.add_column("verdict")
+        table.add_column(f"floor:\n{floor.short_title}", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for task, groups in metrics["tasks"].items():
         for holdout, group in groups.items():
-            above = group["beats_floors"]
-            verdict = "[green]above the floors[/]" if above else "[red]not above[/]"
+            verdict = "[green]above[/]" if group["beats_floors"] else "[red]not above[/]"
             table.add_row(*_cells(task, holdout, group), verdict)
     table.add_section()
     for holdout, macro in metrics["macro"].items():
-        counted = f"{macro['tasks_beating_floors']} of {macro['tasks']} above"
+        counted = f"{macro['tasks_beating_floors']} of {macro['tasks']}"
         table.add_row(*_cells("mean over tasks", holdout, macro), counted, style="bold")
     return table
 

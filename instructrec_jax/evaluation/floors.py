@@ -67,10 +67,11 @@ def most_frequent_target(
 
 @dataclass(frozen=True)
 class Floor:
-    """One floor: its name in metrics.json, its title for people, and its answer."""
+    """One floor: its name in metrics.json, its titles for people, and its answer."""
 
     name: str
     title: str
+    short_title: str
     description: str
     answer: Callable[[InstructionExample, Mapping[str, FrequentTarget]], str]
 
@@ -79,12 +80,14 @@ FLOORS: tuple[Floor, ...] = (
     Floor(
         name="copy_input",
         title="copy the input",
+        short_title="copy",
         description="Answers with the input word for word (the instruction where there is none).",
         answer=copy_input,
     ),
     Floor(
         name="most_frequent_target",
         title="most frequent target",
+        short_title="frequent",
         description="Answers with the task's most frequent training target, whatever is asked.",
         answer=most_frequent_target,
     ),

@@ -12,7 +12,7 @@ from instructrec_jax.evaluation.prediction import answer_examples
 from instructrec_jax.evaluation.protocol import Answer, choose_examples, evaluate_answers
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.evaluation.run_log import find_run_folder, read_run
-from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.model.t5 import parameter_count
 from instructrec_jax.training.checkpoint import LoadedModel, load_model
 
@@ -29,7 +29,7 @@ def evaluate_checkpoint(
     batch_size: int = 32,
     max_new_tokens: int = 0,
     say: Callable[[str], None],
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model, write the three files into the folder `output`, return metrics.json.
 
@@ -42,7 +42,7 @@ def evaluate_checkpoint(
         batch_size: examples decoded at once.
         max_new_tokens: 0 = the longest target that the model was trained on.
         say: told of each stage.
-        progress: called with the number of examples done and of all.
+        progress: called with a stage, the number of examples done in it and of all.
 
     Raises:
         ConfigError, DataError, CheckpointError: something is wrong with what was given.
@@ -64,7 +64,7 @@ def evaluate_checkpoint(
         batch_size=batch_size,
         max_new_tokens=limit,
         encoder_length=loaded.encoder_length,
-        progress=None if progress is None else lambda done: progress(done, len(examples)),
+        progress=progress,
     )
     frequent = most_frequent_targets(examples, data.train_examples())
     evaluation = evaluate_answers(examples=examples, answers=answers, frequent=frequent)
@@ -73,7 +73,7 @@ def evaluate_checkpoint(
             "format_version": FORMAT_VERSION,
             "checkpoint": _checkpoint_record(checkpoint, loaded),
             "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
-            "decoding": _decoding_record(loaded, examples, answers, limit=limit),
+            "decoding": _decoding_record(loaded, answers, limit=limit),
             **evaluation.figures,
         }
     )
@@ -127,22 +127,15 @@ def _data_text(path: Path, data: EvaluationData, chosen: Sequence[InstructionExa
 
 
 def _decoding_record(
-    loaded: LoadedModel,
-    examples: Sequence[InstructionExample],
-    answers: Sequence[Answer],
-    *,
-    limit: int,
+    loaded: LoadedModel, answers: Sequence[Answer], *, limit: int
 ) -> dict[str, Any]:
     """How outputs were searched for, and how many examples the limits touch (eos counted)."""
-    texts = [encoder_text(example.instruction, example.input) for example in examples]
-    inputs = loaded.tokenizer.encode_batch(texts)
-    targets = loaded.tokenizer.encode_batch([example.target for example in examples])
     return {
         "search": "greedy",
         "max_new_tokens": limit,
         "encoder_length": loaded.encoder_length,
-        "inputs_cut": sum(len(ids) + 1 > loaded.encoder_length for ids in inputs),
-        "targets_longer_than_limit": sum(len(ids) + 1 > limit for ids in targets),
+        "inputs_cut": sum(answer.input_cut for answer in answers),
+        "targets_longer_than_limit": sum(answer.target_tokens > limit for answer in answers),
         "outputs_stopped_by_limit": sum(answer.stop_reason == "length" for answer in answers),
     }
 

@@ -32,7 +32,7 @@ class Answer:
 
     `score` is the summed log-probability of its own output, `target_logprob` that of the target
     (natural logarithm, eos included) over `target_tokens` tokens; `stop_reason` is "eos" or
-    "length".
+    "length"; `input_cut` says that the model did not see the end of the input.
     """
 
     output: str
@@ -40,6 +40,7 @@ class Answer:
     stop_reason: str
     target_logprob: float
     target_tokens: int
+    input_cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def prediction_record(example: InstructionExample, answer: Answer) -> dict[str, 
         "stop_reason": answer.stop_reason,
         "target_logprob": answer.target_logprob,
         "target_tokens": answer.target_tokens,
+        "input_cut": answer.input_cut,
         **example_metrics(answer.output, targets),
     }
 

@@ -1,0 +1,233 @@
+"""The evaluate binary and the way from checkpoint and dataset to its three files."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from tiny_model import DECODER_LENGTH, write_dataset, write_run
+
+from instructrec_jax.errors import CheckpointError, ConfigError, DataError
+from instructrec_jax.evaluation import prediction
+from instructrec_jax.evaluation.pipeline import evaluate_checkpoint
+from instructrec_jax.instructions.example import encoder_text
+from instructrec_jax.instructions.reading import read_examples
+
+FILES = ("metrics.json", "predictions.jsonl", "report.html")
+# Runs the binary and tells which heavy modules were loaded by the end.
+RUN_BINARY = (
+    "import atexit, runpy, sys;"
+    "heavy = ('tensorflow', 'optax', 'torch');"
+    "atexit.register(lambda: print('loaded:', [m for m in heavy if m in sys.modules]));"
+    "runpy.run_module('instructrec_jax.evaluate', run_name='__main__')"
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    run: object
+    dataset: object
+    output: object
+    process: subprocess.CompletedProcess
+
+
+def run_binary(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", RUN_BINARY, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False,
+        # One device, unlike the eight of this process: the results must not depend on it.
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    dataset = write_dataset(folder / "data.jsonl")
+    run = write_run(folder / "run", dataset)
+    output = folder / "output"
+    process = run_binary(
+        f"--checkpoint={run}", f"--dataset={dataset}", f"--output={output}", "--batch_size=4"
+    )
+    assert process.returncode == 0, process.stderr
+    return Evaluated(run=run, dataset=dataset, output=output, process=process)
+
+
+def read_output(folder):
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    with (folder / "predictions.jsonl").open(encoding="utf-8", newline="\n") as lines:
+        return metrics, [json.loads(line) for line in lines]
+
+
+def test_files_and_their_contents(evaluated):
+    assert sorted(path.name for path in evaluated.output.iterdir()) == sorted(FILES)
+    metrics, predictions = read_output(evaluated.output)
+    examples = list(read_examples(evaluated.dataset, split="test"))
+    assert [each["id"] for each in predictions] == [example.id for example in examples]
+    assert [each["target"] for each in predictions] == [example.target for example in examples]
+    assert metrics["format_version"] == 1
+    assert metrics["checkpoint"]["step"] == 30
+    assert metrics["dataset"]["split"] == "test"
+    assert metrics["summary"]["examples"] == len(examples) == 8
+    assert set(metrics["tasks"]) == {"add", "chinese"}
+    assert set(metrics["macro"]) == {"document", "phrasing"}
+    assert metrics["most_frequent_targets"]["chinese"]["counted_on"] == "train split"
+    assert metrics["most_frequent_targets"]["chinese"]["counted"] == 20
+    assert metrics["decoding"]["max_new_tokens"] == DECODER_LENGTH
+    group = metrics["tasks"]["add"]["document"]
+    own = [each for each in predictions if (each["task"], each["holdout"]) == ("add", "document")]
+    nll, tokens = (sum(each[key] for each in own) for key in ("target_logprob", "target_tokens"))
+    assert group["model"]["loss_per_token"] == pytest.approx(-nll / tokens)
+    assert group["model"]["loss_per_sequence"] == pytest.approx(-nll / len(own))
+    # An untrained model: the loss of a uniform guess over 384 tokens is 5.95.
+    assert 3 < group["model"]["loss_per_token"] < 100
+
+
+def test_terminal_output(evaluated):
+    words = evaluated.process.stderr
+    for expected in ("task", "hold-out", "/token", "match", "floor:", "copy", "frequent",
+                     "chinese", "phrasing", "not above", "mean over tasks",
+                     "answering: 8 of 8", f"report: {evaluated.output / 'report.html'}"):
+        assert expected in words
+    assert evaluated.process.stdout == "loaded: []\n"
+
+
+def test_the_report_has_the_runs_loss_curve(evaluated):
+    page = (evaluated.output / "report.html").read_text(encoding="utf-8")
+    assert "Loss per target token" in page
+    assert "3.250" in page
+    assert "Evaluation of run" in page
+
+
+def test_evaluating_again_gives_the_same_bytes(evaluated, tmp_path):
+    progress = []
+    evaluate_checkpoint(
+        checkpoint=evaluated.run, dataset=evaluated.dataset, output=tmp_path, batch_size=4,
+        say=lambda text: None, progress=lambda *done: progress.append(done),
+    )
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (evaluated.output / name).read_bytes()
+    for stage in ("answering", "scoring targets"):
+        done = [count for name, count, total in progress if name == stage and total == 8]
+        assert done == sorted(done)
+        assert done[-1] == 8
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Puts a model in place that answers each text by a function of it."""
+
+    def plant(answer):
+        def generate(params, config, tokenizer, texts, *, max_new_tokens, batch_size,
+                     encoder_length, progress):
+            return [
+                SimpleNamespace(output=answer(text), score=-1.0, stop_reason="eos",
+                                truncated=False)
+                for text in texts
+            ]
+
+        def score(params, config, tokenizer, texts, targets, *, batch_size, encoder_length,
+                  progress):
+            return [
+                SimpleNamespace(logprob=-0.5 * len(target), token_logprobs=[-0.5] * len(target))
+                for target in targets
+            ]
+
+        monkeypatch.setattr(prediction, "generate", generate)
+        monkeypatch.setattr(prediction, "score", score)
+
+    return plant
+
+
+def evaluate_planted(evaluated, output, **options):
+    return evaluate_checkpoint(
+        checkpoint=evaluated.run, dataset=evaluated.dataset, output=output, batch_size=1,
+        say=lambda text: None, **options,
+    )
+
+
+def test_a_planted_perfect_model(evaluated, planted, tmp_path):
+    targets = {
+        encoder_text(example.instruction, example.input): example.target
+        for example in read_examples(evaluated.dataset)
+    }
+    planted(targets.__getitem__)
+    metrics = evaluate_planted(evaluated, tmp_path)
+    for groups in metrics["tasks"].values():
+        for group in groups.values():
+            assert group["model"]["chrf"] == group["model"]["exact_match"] == 1.0
+            assert group["model"]["loss_per_token"] == 0.5
+            assert group["beats_floors"]
+    assert metrics["summary"]["tasks_beating_floors"] == 2
+    assert metrics["tasks"]["add"]["document"]["model"]["rouge_l"] == 1.0
+    # ROUGE-L sees no Chinese, right answers included: the reason why chrF decides.
+    assert metrics["tasks"]["chinese"]["document"]["model"]["rouge_l"] == 0.0
+
+
+def test_a_planted_copying_model(evaluated, planted, tmp_path):
+    planted(lambda text: text.split("\n\n", 1)[1])
+    metrics = evaluate_planted(evaluated, tmp_path)
+    for groups in metrics["tasks"].values():
+        for group in groups.values():
+            floor = group["floors"]["copy_input"]
+            assert {name: group["model"][name] for name in floor} == floor
+            assert not group["beats_floors"]
+
+
+def test_losses_that_are_not_finite_become_null(evaluated, planted, tmp_path, monkeypatch):
+    planted(str)
+    monkeypatch.setattr(
+        prediction, "score",
+        lambda *texts, **options: [
+            SimpleNamespace(logprob=float("nan"), token_logprobs=[0.0]) for _ in texts[-1]
+        ],
+    )
+    metrics = evaluate_planted(evaluated, tmp_path)
+    assert metrics["macro"]["document"]["model"]["loss_per_token"] is None
+    assert "NaN" not in (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert "NaN" not in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_bound_on_examples(evaluated, planted, tmp_path):
+    planted(str)
+    metrics = evaluate_planted(evaluated, tmp_path, max_examples_per_task=1)
+    assert metrics["summary"]["examples"] == 4
+    assert metrics["dataset"]["examples"] == 8
+    groups = [group for each in metrics["tasks"].values() for group in each.values()]
+    assert [group["examples"] for group in groups] == [1, 1, 1, 1]
+
+
+def test_user_errors(evaluated, tmp_path):
+    def evaluate(**changes):
+        defaults = {"checkpoint": evaluated.run, "dataset": evaluated.dataset,
+                    "output": tmp_path / "output"}
+        evaluate_checkpoint(**{**defaults, **changes}, say=lambda text: None)
+
+    with pytest.raises(CheckpointError, match="nowhere"):
+        evaluate(checkpoint=tmp_path / "nowhere")
+    with pytest.raises(DataError, match="missing"):
+        evaluate(dataset=tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match="no example in the split 'validation'"):
+        evaluate(split="validation")
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    with pytest.raises(ConfigError, match="--output=.*file cannot be written"):
+        evaluate(output=in_the_way)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["--dataset=x", "--output=y"], 2, "error: --checkpoint is missing\n"),
+        (["--checkpoint=x", "--dataset=no.jsonl", "--output=y"], 3, "error: no.jsonl"),
+    ],
+)
+def test_exit_codes(arguments, exit_code, words):
+    process = run_binary(*arguments)
+    assert process.returncode == exit_code
+    assert process.stderr.startswith(words)
+    assert process.stderr.count("\n") == 1
