@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from instructrec_jax.configuration import load_config
@@ -84,11 +84,13 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         _fail(error, ConfigError.exit_code)
     if flags.FLAGS["verbosity"].using_default_value:
         # absl would raise it to INFO, where Orbax and JAX tell of their inner workings.
-        flags.FLAGS.verbosity = -1
+        logging.set_verbosity(logging.WARNING)
     return [arguments[0]]
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:
+    # Libraries log every file that they touch; what a person must know is said by `say`.
+    logging.set_verbosity(logging.INFO if _DEBUG.value else logging.ERROR)
     try:
         return main()
     except UserError as error:
