@@ -36,10 +36,12 @@ class RunLog:
 def find_run_folder(path: str | Path) -> Path | None:
     """The run folder that a checkpoint path lies in (`RUN`, `RUN/checkpoints`, `.../STEP`)."""
     start = Path(path).resolve()
-    for folder in (start, *start.parents[:2]):
-        if (folder / "metrics.jsonl").is_file() or (folder / "config.json").is_file():
-            return folder
-    return None
+    for folder in (start, start.parent):
+        if folder.name == "checkpoints":
+            start = folder.parent
+            break
+    is_run = (start / "metrics.jsonl").is_file() or (start / "config.json").is_file()
+    return start if is_run else None
 
 
 def read_run(folder: Path) -> RunLog:

@@ -23,7 +23,8 @@ def test_run_folder_is_found_from_every_kind_of_checkpoint_path(tmp_path):
     write_lines(run / "metrics.jsonl", [])
     for path in (run, run / "checkpoints", step):
         assert find_run_folder(path) == run
-    assert find_run_folder(step / "parameters") is None
+    # A model folder that merely lies in a run folder was not made by it.
+    assert find_run_folder(run / "model") is None
     assert find_run_folder(tmp_path / "elsewhere") is None
 
 
