@@ -8,8 +8,8 @@ import jax
 from ml_collections import ConfigDict
 
 from instructrec_jax.configuration import nearest
-from instructrec_jax.data.mixture import SCHEMES
-from instructrec_jax.data.token_cache import OVER_LENGTH_POLICIES
+from instructrec_jax.data.mixture import MIXTURES
+from instructrec_jax.data.token_cache_writer import POLICIES
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.model.config import T5Config, t5_config
 from instructrec_jax.model.t5 import init_parameters
@@ -78,8 +78,8 @@ def check(config: ConfigDict, *, device_count: int) -> None:
             problems.append(f"{key}={value}: must be at least {least:g}")
     _choice(problems, "train.objective", config.train.objective, OBJECTIVES)
     _choice(problems, "optimizer.schedule", config.optimizer.schedule, SCHEDULES)
-    _choice(problems, "data.over_length", config.data.over_length, OVER_LENGTH_POLICIES)
-    _choice(problems, "data.mixture", config.data.mixture, SCHEMES)
+    _choice(problems, "data.over_length", config.data.over_length, POLICIES)
+    _choice(problems, "data.mixture", config.data.mixture, MIXTURES)
     for key in ("train.label_smoothing", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")

@@ -1,0 +1,219 @@
+"""The train binary as a user runs it: killed, interrupted, continued, and given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from instructrec_jax.configuration import load_config
+from instructrec_jax.errors import CheckpointError, ConfigError, DataError
+from instructrec_jax.train import train
+from instructrec_jax.training.checkpoint import fingerprint, load_model
+
+STEPS = 150
+SETTINGS = {
+    "train.steps": str(STEPS),
+    "train.batch_size": "8",
+    "train.log_every": "1",
+    "train.tensorboard": "false",
+    "data.encoder_length": "32",
+    "data.decoder_length": "16",
+    "tokenizer.vocabulary_size": "340",
+    "tokenizer.sentinels": "10",
+    "model.dropout_rate": "0.1",
+    "checkpoint.every": "20",
+    "evaluate.every": "50",
+    "evaluate.samples": "1",
+    "evaluate.max_new_tokens": "4",
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "own.jsonl"
+    words = ("red", "blue", "cat", "dog", "tree")
+    with file.open("w") as lines:
+        for n in range(120):
+            text = f"{words[n % 5]} {words[n * n % 5]}"
+            record = {"instruction": "In capitals.", "input": text, "output": text.upper()}
+            lines.write(json.dumps(record) + "\n")
+    return file
+
+
+def command(dataset: Path, workdir: Path) -> list[str]:
+    overrides = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
+    binary = [sys.executable, "-m", "instructrec_jax.train", "--config=configs/tiny.py"]
+    return [*binary, f"--dataset={dataset}", f"--workdir={workdir}", *overrides]
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory) -> dict[str, str]:
+    """One device, and compiled functions shared between the processes of this module."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, environment, tmp_path_factory) -> Path:
+    """The run folder of a run that nothing interrupted."""
+    workdir = tmp_path_factory.mktemp("finished")
+    done = subprocess.run(
+        command(dataset, workdir), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"step {STEPS}/{STEPS}" in done.stderr
+    assert done.stdout == ""
+    return workdir
+
+
+def records(workdir: Path, kind: str) -> list[dict]:
+    lines = (json.loads(line) for line in (workdir / "metrics.jsonl").open())
+    return [record for record in lines if record["kind"] == kind]
+
+
+def run_until(step: int, dataset, workdir, environment, number: signal.Signals) -> tuple[int, str]:
+    """Starts the run, sends a signal when a step is logged; returns exit code and words."""
+    with subprocess.Popen(
+        command(dataset, workdir), env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None:
+            file = workdir / "metrics.jsonl"
+            if file.exists() and f'"step": {step},' in file.read_text():
+                process.send_signal(number)
+                break
+            time.sleep(0.02)
+        words = process.communicate()[1]
+    return process.returncode, words
+
+
+def test_a_killed_and_interrupted_run_ends_as_if_nothing_had_happened(
+    finished, dataset, environment, tmp_path
+):
+    code, _ = run_until(47, dataset, tmp_path, environment, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    code, words = run_until(90, dataset, tmp_path, environment, signal.SIGTERM)
+    assert code == 75, words
+    assert "going on from step" in words
+    assert "stopped by SIGTERM after step" in words
+    done = subprocess.run(
+        command(dataset, tmp_path), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+    named = ("step", "loss", "loss_per_token", "gradient_norm", "learning_rate")
+    ours, theirs = (
+        [[record[name] for name in named] for record in records(folder, "train")]
+        for folder in (tmp_path, finished)
+    )
+    assert [line[0] for line in ours] == list(range(1, STEPS + 1))
+    assert ours == theirs
+    assert records(tmp_path, "validation") == records(finished, "validation")
+    assert (tmp_path / "samples.jsonl").read_text() == (finished / "samples.jsonl").read_text()
+    assert fingerprint(load_model(tmp_path).params) == fingerprint(load_model(finished).params)
+
+
+def test_the_run_folder_holds_what_the_contract_names(finished):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "environment.json", "checkpoints", "metrics.jsonl"} <= names
+    assert {"samples.jsonl", "report.html"} <= names
+    resolved = json.loads((finished / "config.json").read_text())
+    assert resolved["config"]["train"]["steps"] == STEPS
+    assert resolved["origins"]["train.steps"] == "command line"
+    assert resolved["origins"]["model.name"] == "configs/tiny.py"
+    assert resolved["origins"]["mesh.fsdp"] == "configs/base.py"
+    losses = [record["loss_per_token"] for record in records(finished, "train")]
+    assert losses[-1] < 0.7 * losses[0]
+    packing = records(finished, "packing")[0]
+    assert 0 < packing["encoder_fill"] <= 1
+
+
+def load(dataset, workdir, **changes):
+    overrides = {**SETTINGS, "workdir": str(workdir), "dataset": str(dataset), **changes}
+    return load_config("configs/tiny.py", overrides)
+
+
+def attempt(dataset, workdir, **changes):
+    config, origins = load(dataset, workdir, **changes)
+    train(config, origins=origins, dry_run=False)
+
+
+def test_changed_data_is_refused_with_what_changed(finished, dataset):
+    with pytest.raises(ConfigError, match="batch_size was 8, is 16.*allow_data_change"):
+        attempt(dataset, finished, **{"train.batch_size": "16"})
+
+
+def test_another_model_is_refused(finished, dataset):
+    with pytest.raises(CheckpointError, match="d_model 128 there, 512 here"):
+        attempt(dataset, finished, **{"model.name": "t5_1_1_small"})
+
+
+def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path, capsys):
+    config, origins = load(dataset, tmp_path, **{"mesh.data": "2", "mesh.fsdp": "4"})
+    train(config, origins=origins, dry_run=True)
+    words = capsys.readouterr().err
+    assert "mesh data 2, fsdp 4, tensor 1" in words
+    assert "encoder/layers/feed_forward/up/kernel" in words
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (['{"instruction": "a", "output": "b"}', '{"instruction": "a", "outp'], "jsonl:2"),
+        (['{"instruction": "a"}'], "jsonl:1"),
+        ([""], "jsonl"),
+        ([json.dumps({"instruction": "word " * 90, "output": "b"})] * 4, "longer|long"),
+    ],
+)
+def test_bad_data_is_named(lines, words, tmp_path):
+    file = tmp_path / "bad.jsonl"
+    file.write_text("\n".join(lines))
+    with pytest.raises(DataError, match=words):
+        attempt(file, tmp_path / "run", **{"data.validation_fraction": "0"})
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(DataError, match="nowhere.jsonl does not exist"):
+        attempt(tmp_path / "nowhere.jsonl", tmp_path / "run")
+
+
+def test_all_config_problems_come_at_once(dataset, tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        attempt(
+            dataset,
+            tmp_path,
+            **{
+                "train.batch_size": "12",
+                "train.objective": "sequence",
+                "optimizer.schedule": "cosin",
+                "model.name": "tinny",
+                "mesh.tensor": "3",
+                "data.open_bins": "0",
+            },
+        )
+    message = str(caught.value)
+    for words in ("'sequences'", "'cosine'", "tiny", "mesh.tensor=3", "data.open_bins=0"):
+        assert words in message, message
+
+
+def test_a_mistyped_key_ends_with_code_2(tmp_path):
+    binary = [sys.executable, "-m", "instructrec_jax.train", "--config=configs/tiny.py"]
+    done = subprocess.run(
+        [*binary, "--config.train.stpes=3", f"--workdir={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "did you mean 'train.steps'" in done.stderr
+    assert "Traceback" not in done.stderr
