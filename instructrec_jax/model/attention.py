@@ -109,6 +109,7 @@ def relative_position_bucket(
     `bucket_boundaries`.
     """
     first_bucket: Array | int = 0
+    distance = jnp.asarray(distance)
     if bidirectional:
         num_buckets //= 2
         first_bucket = num_buckets * (distance > 0)
@@ -116,7 +117,8 @@ def relative_position_bucket(
     else:
         distance = jnp.maximum(-distance, 0)
     boundaries = bucket_boundaries(num_buckets=num_buckets, max_distance=max_distance)
-    return first_bucket + jnp.searchsorted(jnp.asarray(boundaries), distance, side="right")
+    # How many boundaries the distance has reached; there are few.
+    return first_bucket + jnp.sum(distance[..., None] >= boundaries, axis=-1, dtype=jnp.int32)
 
 
 def bucket_boundaries(*, num_buckets: int, max_distance: int) -> np.ndarray:

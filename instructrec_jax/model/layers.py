@@ -72,24 +72,21 @@ class Norm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear map without bias: `einsum(equation, x, kernel)` in `dtype`, kernel in float32.
+    """A linear map without bias: x @ kernel in `dtype`, the kernel kept in float32.
 
-    The kernel is kept as a matrix of `shape`, heads and head size joined as in T5's checkpoints, so
-    that optimizers see a matrix; `by_heads` is the shape that the equation wants, where it differs.
+    The kernel is a matrix, heads and head size joined as in T5's checkpoints, so that optimizers
+    that factor second moments see one.
     """
 
-    equation: str
     shape: tuple[int, int]
     initializer: Initializer
     dtype: jnp.dtype
-    by_heads: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """The product, in `dtype`."""
+        """[..., out] from [..., in], in `dtype`."""
         kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
-        kernel = kernel.astype(self.dtype).reshape(self.by_heads or self.shape)
-        return jnp.einsum(self.equation, x, kernel)
+        return x @ kernel.astype(self.dtype)
 
 
 class TokenEmbedder(nn.Module):

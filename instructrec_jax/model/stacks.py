@@ -5,6 +5,7 @@ Shape letters: see layers.py.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -25,19 +26,29 @@ from instructrec_jax.model.sublayers import (
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DecodeCache:
-    """What decoding one token after another keeps: an ordinary pytree, passed and returned.
+class LayerCache:
+    """Keys and values of one decoder layer, in the activation dtype."""
 
-    Keys and values of the self attention up to `position`, and of the cross attention once and
-    for all. T is the greatest number of tokens to decode.
-    """
-
-    self_key: Array  # [L, B, H, T, K] in the activation dtype
+    self_key: Array  # [B, H, T, K], T the greatest number of tokens to decode
     self_value: Array
-    cross_key: Array  # [L, B, H, S, K]
+    cross_key: Array  # [B, H, S, K]
     cross_value: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DecodeCache:
+    """What decoding one token after another keeps: an ordinary pytree, passed and returned."""
+
+    layers: tuple[LayerCache, ...]
     encoder_segment_ids: Array  # int32 [B, S]
     position: Array  # int32 []: tokens decoded so far, the same for all rows
+
+
+def split_layers(stacked: Any) -> tuple[Any, ...]:
+    """The parameters of each layer from those of a stack, whose leaves have a leading L axis."""
+    depth = jax.tree.leaves(stacked)[0].shape[0]
+    return tuple(jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in range(depth))
 
 
 class EncoderLayer(nn.Module):
@@ -121,76 +132,62 @@ class DecoderLayer(nn.Module):
         y = self.feed_forward(self.feed_forward_norm(x), deterministic=deterministic)
         return x + self.dropout(y, deterministic=deterministic), None
 
-    def cross_key_value(self, carry: None, encoded: Array) -> tuple[None, tuple[Array, Array]]:
-        """Keys and values [B, H, S, K] of encoded [B, S, D] for this layer."""
-        return carry, self.cross_attention.key_value(encoded)
+    def start_cache(self, encoded: Array, max_length: int) -> LayerCache:
+        """The cache before the first of `max_length` tokens, from encoded [B, S, D]."""
+        key, value = self.cross_attention.key_value(encoded)
+        batch, heads, _, head_size = key.shape
+        empty = jnp.zeros((batch, heads, max_length, head_size), key.dtype)
+        empty = constrain(empty, "batch", "heads", None, None)
+        return LayerCache(self_key=empty, self_value=empty, cross_key=key, cross_value=value)
 
     def step(
         self,
-        carry: tuple[Array, Array, Array, Array],
-        cross_key: Array,
-        cross_value: Array,
+        x: Array,
+        cache: LayerCache,
         bias: Array,
         position: Array,
         encoder_segment_ids: Array,
-    ) -> tuple[tuple[Array, Array, Array, Array], None]:
-        """One place; the carry is (x [B, 1, D], this layer's number, all self keys, all values).
-
-        The cache of all layers is carried so that it is written in place.
-        """
-        x, layer, all_keys, all_values = carry
+    ) -> tuple[Array, LayerCache]:
+        """x [B, 1, D] at `position` to [B, 1, D], and the cache with its key and value."""
         normed = self.self_attention_norm(x)
         key, value = self.self_attention.key_value(normed)
-        start = (layer, 0, 0, position, 0)
-        all_keys = jax.lax.dynamic_update_slice(all_keys, key[None], start)
-        all_values = jax.lax.dynamic_update_slice(all_values, value[None], start)
-        seen = jnp.arange(all_keys.shape[3]) <= position
-        y = self.self_attention.step(
+        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_key, key, position, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache.self_value, value, position, axis=2)
+        seen = (jnp.arange(keys.shape[2]) <= position).astype(jnp.int32)
+        x += self.self_attention.step(
             normed,
-            all_keys[layer],
-            all_values[layer],
+            keys,
+            values,
             bias=bias,
-            key_segments=jnp.broadcast_to(seen, (x.shape[0], seen.shape[0])).astype(jnp.int32),
+            key_segments=jnp.broadcast_to(seen, (x.shape[0], seen.shape[0])),
         )
-        x += y
-        y = self.cross_attention.step(
+        x += self.cross_attention.step(
             self.cross_attention_norm(x),
-            cross_key,
-            cross_value,
+            cache.cross_key,
+            cache.cross_value,
             bias=None,
             key_segments=encoder_segment_ids,
         )
-        x += y
         x += self.feed_forward(self.feed_forward_norm(x), deterministic=True)
-        return (x, layer + 1, all_keys, all_values), None
+        return x, dataclasses.replace(cache, self_key=keys, self_value=values)
 
 
-def _scanned(
-    layer: type[nn.Module],
-    config: T5Config,
-    *,
-    length: int,
-    arguments: int,
-    methods: dict[str, tuple[Any, ...]],
-) -> Any:
-    """`layer` repeated `length` times with parameters of its own for each.
+def _scanned(layer: type[nn.Module], config: T5Config, *, length: int, arguments: int) -> Any:
+    """`layer` repeated `length` times, each time with parameters of its own.
 
-    `arguments` counts those of `__call__` after the carry; all of them go to every layer, the last
-    is a Python bool. `methods` gives the same for further methods as scan axes (0: one slice a
-    layer).
+    `arguments` counts those of its call after the carry: every layer gets the same ones, and the
+    last is a Python bool.
     """
     policy = REMAT_POLICIES[config.remat]
     if policy is not None:
         # Arguments are counted from the module itself: self, carry, arguments.
         layer = nn.remat(layer, policy=policy, prevent_cse=False, static_argnums=(arguments + 1,))
-    shared: dict[str, Any] = {
-        "variable_axes": {"params": 0},
-        "split_rngs": {"params": True, "dropout": True},
-        "length": length,
-    }
-    axes = {"__call__": (nn.broadcast,) * arguments, **methods}
     return nn.scan(
-        layer, methods={name: {**shared, "in_axes": in_axes} for name, in_axes in axes.items()}
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(nn.broadcast,) * arguments,
+        length=length,
     )(config)
 
 
@@ -203,9 +200,7 @@ class Encoder(nn.Module):
         """The stack."""
         config = self.config
         self.relative_bias = RelativeBias(config, bidirectional=True)
-        self.layers = _scanned(
-            EncoderLayer, config, length=config.num_encoder_layers, arguments=3, methods={}
-        )
+        self.layers = _scanned(EncoderLayer, config, length=config.num_encoder_layers, arguments=3)
         self.final_norm = make_norm(config)
         self.dropout = make_dropout(config)
 
@@ -233,14 +228,7 @@ class Decoder(nn.Module):
         """The stack."""
         config = self.config
         self.relative_bias = RelativeBias(config, bidirectional=False)
-        whole = nn.broadcast
-        self.layers = _scanned(
-            DecoderLayer,
-            config,
-            length=config.num_decoder_layers,
-            arguments=5,
-            methods={"cross_key_value": (whole,), "step": (0, 0, whole, whole, whole)},
-        )
+        self.layers = _scanned(DecoderLayer, config, length=config.num_decoder_layers, arguments=5)
         self.final_norm = make_norm(config)
         self.dropout = make_dropout(config)
 
@@ -260,36 +248,33 @@ class Decoder(nn.Module):
         return self.dropout(self.final_norm(x), deterministic=deterministic)
 
     def start_cache(
-        self, encoded: Array, encoder_segment_ids: Array, max_length: int
+        self, layers: tuple[Any, ...], encoded: Array, encoder_segment_ids: Array, max_length: int
     ) -> DecodeCache:
         """See `T5.start_cache`."""
-        _, (cross_key, cross_value) = self.layers.cross_key_value(None, encoded)
-        layers, batch, heads, _, head_size = cross_key.shape
-        empty = jnp.zeros((layers, batch, heads, max_length, head_size), cross_key.dtype)
-        empty = constrain(empty, None, "batch", "heads", None, None)
+        start: Any = partial(DecoderLayer(self.config, parent=None).apply, method="start_cache")
         return DecodeCache(
-            self_key=empty,
-            self_value=empty,
-            cross_key=cross_key,
-            cross_value=cross_value,
+            layers=tuple(start({"params": params}, encoded, max_length) for params in layers),
             encoder_segment_ids=encoder_segment_ids,
             position=jnp.zeros((), jnp.int32),
         )
 
-    def step(self, embeddings: Array, cache: DecodeCache) -> tuple[Array, DecodeCache]:
+    def step(
+        self, layers: tuple[Any, ...], embeddings: Array, cache: DecodeCache
+    ) -> tuple[Array, DecodeCache]:
         """Final states [B, 1, D] from embeddings [B, 1, D], and the cache with this place added."""
-        bias = self.relative_bias.step(cache.position, cache.self_key.shape[3])
-        carry = (embeddings, jnp.zeros((), jnp.int32), cache.self_key, cache.self_value)
-        carry, _ = self.layers.step(
-            carry,
-            cache.cross_key,
-            cache.cross_value,
-            bias,
-            cache.position,
-            cache.encoder_segment_ids,
-        )
-        x, _, self_key, self_value = carry
-        cache = dataclasses.replace(
-            cache, self_key=self_key, self_value=self_value, position=cache.position + 1
-        )
+        x = embeddings
+        bias = self.relative_bias.step(cache.position, cache.layers[0].self_key.shape[2])
+        step: Any = partial(DecoderLayer(self.config, parent=None).apply, method="step")
+        layer_caches = []
+        for params, layer_cache in zip(layers, cache.layers, strict=True):
+            x, layer_cache = step(
+                {"params": params},
+                x,
+                layer_cache,
+                bias,
+                cache.position,
+                cache.encoder_segment_ids,
+            )
+            layer_caches.append(layer_cache)
+        cache = dataclasses.replace(cache, layers=tuple(layer_caches), position=cache.position + 1)
         return self.final_norm(x), cache

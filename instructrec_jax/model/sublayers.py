@@ -63,28 +63,16 @@ class Attention(nn.Module):
         """Four kernels, initialised as in T5X."""
         config = self.config
         dtype = jnp.dtype(config.activation_dtype)
-        model, heads, size = config.d_model, config.num_heads, config.head_size
+        joined = config.num_heads * config.head_size
         fan_in = config.d_model**-0.5
 
         def projection(stddev: float) -> Projection:
-            return Projection(
-                "BTD,DHK->BHTK",
-                (model, heads * size),
-                nn.initializers.normal(stddev),
-                dtype,
-                by_heads=(model, heads, size),
-            )
+            return Projection((config.d_model, joined), nn.initializers.normal(stddev), dtype)
 
-        self.query = projection(fan_in * size**-0.5)
+        self.query = projection(fan_in * config.head_size**-0.5)
         self.key = projection(fan_in)
         self.value = projection(fan_in)
-        self.out = Projection(
-            "BHTK,HKD->BTD",
-            (heads * size, model),
-            nn.initializers.normal((heads * size) ** -0.5),
-            dtype,
-            by_heads=(heads, size, model),
-        )
+        self.out = Projection((joined, config.d_model), nn.initializers.normal(joined**-0.5), dtype)
 
     def __call__(
         self,
@@ -102,7 +90,7 @@ class Attention(nn.Module):
         key, value = self.key_value(source)
         attended = attend(
             self.config.attention,
-            _by_heads(self.query(x)),
+            self._by_heads(self.query(x)),
             key,
             value,
             bias=bias,
@@ -112,11 +100,11 @@ class Attention(nn.Module):
             dropout_rate=dropout_rate,
             dropout_rng=self.make_rng("dropout") if dropout_rate else None,
         )
-        return constrain(self.out(_by_heads(attended)), "batch", None, None)
+        return self._joined(attended)
 
     def key_value(self, source: Array) -> tuple[Array, Array]:
         """Keys and values [B, H, S, K] of source [B, S, D]."""
-        return _by_heads(self.key(source)), _by_heads(self.value(source))
+        return self._by_heads(self.key(source)), self._by_heads(self.value(source))
 
     def step(
         self, x: Array, key: Array, value: Array, *, bias: Array | None, key_segments: Array
@@ -124,18 +112,24 @@ class Attention(nn.Module):
         """[B, 1, D] from one place x [B, 1, D] and cached keys and values [B, H, S, K]."""
         attended = attend(
             "einsum",
-            _by_heads(self.query(x)),
+            self._by_heads(self.query(x)),
             key,
             value,
             bias=bias,
             query_segments=jnp.ones(x.shape[:2], jnp.int32),
             key_segments=key_segments,
         )
-        return self.out(attended)
+        return self._joined(attended)
 
+    def _by_heads(self, x: Array) -> Array:
+        """[B, H, T, K] from [B, T, H * K]."""
+        heads = x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_size)
+        return constrain(jnp.swapaxes(heads, 1, 2), "batch", "heads", None, None)
 
-def _by_heads(x: Array) -> Array:
-    return constrain(x, "batch", "heads", None, None)
+    def _joined(self, x: Array) -> Array:
+        """[B, T, D] from attended [B, H, T, K]."""
+        x = jnp.swapaxes(constrain(x, "batch", "heads", None, None), 1, 2)
+        return constrain(self.out(x.reshape(*x.shape[:2], -1)), "batch", None, None)
 
 
 class FeedForward(nn.Module):
@@ -150,12 +144,12 @@ class FeedForward(nn.Module):
         dtype = jnp.dtype(config.activation_dtype)
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         into, back = (config.d_model, config.d_ff), (config.d_ff, config.d_model)
-        gate = Projection("BTD,DF->BTF", into, fan_in, dtype, name="gate")(x)
-        up = Projection("BTD,DF->BTF", into, fan_in, dtype, name="up")(x)
+        gate = Projection(into, fan_in, dtype, name="gate")(x)
+        up = Projection(into, fan_in, dtype, name="up")(x)
         x = ACTIVATIONS[config.activation](gate) * up
         x = constrain(x, "batch", None, "feed_forward")
         x = make_dropout(config)(x, deterministic=deterministic)
-        x = Projection("BTF,FD->BTD", back, fan_in, dtype, name="down")(x)
+        x = Projection(back, fan_in, dtype, name="down")(x)
         return constrain(x, "batch", None, None)
 
 

@@ -16,7 +16,7 @@ from jax import Array
 
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import Head, TokenEmbedder, constrain
-from instructrec_jax.model.stacks import DecodeCache, Decoder, Encoder
+from instructrec_jax.model.stacks import DecodeCache, Decoder, Encoder, split_layers
 
 Parameters = dict[str, Any]
 
@@ -99,21 +99,23 @@ class T5(nn.Module):
         return self.encoder(embeddings, segment_ids, positions, deterministic=deterministic)
 
     def start_cache(
-        self, encoded: Array, encoder_segment_ids: Array, max_length: int
+        self, layers: tuple[Any, ...], encoded: Array, encoder_segment_ids: Array, max_length: int
     ) -> DecodeCache:
         """The cache before the first token, for at most `max_length` tokens a row.
 
         From encoded [B, S, D] and segment ids [B, S]: 1 for the prompt, one a row, and 0 for
-        padding.
+        padding. `layers` is `decoder_layers(params)`.
         """
-        return self.decoder.start_cache(encoded, encoder_segment_ids, max_length)
+        return self.decoder.start_cache(layers, encoded, encoder_segment_ids, max_length)
 
-    def decode_step(self, tokens: Array, cache: DecodeCache) -> tuple[Array, DecodeCache]:
+    def decode_step(
+        self, layers: tuple[Any, ...], tokens: Array, cache: DecodeCache
+    ) -> tuple[Array, DecodeCache]:
         """Logits, float32 [B, V], of what follows tokens [B], and the cache with them added.
 
-        The first tokens are 0, T5's start of a target.
+        The first tokens are 0, T5's start of a target. `layers` is `decoder_layers(params)`.
         """
-        x, cache = self.decoder.step(self._embed(tokens[:, None]), cache)
+        x, cache = self.decoder.step(layers, self._embed(tokens[:, None]), cache)
         return self.logits(self._scaled(x)[:, 0]), cache
 
     def _embed(self, tokens: Array) -> Array:
@@ -133,6 +135,15 @@ def init_parameters(config: T5Config, rng: Array) -> Parameters:
         for feature in ("input_tokens", "segment_ids")
     }
     return T5(config).init(rng, batch)["params"]
+
+
+def decoder_layers(params: Parameters) -> tuple[Parameters, ...]:
+    """The parameters of each decoder layer, for `T5.start_cache` and `T5.decode_step`.
+
+    Made once, outside of the decoding loop: slices taken at every step would copy all weights for
+    every token.
+    """
+    return split_layers(params["decoder"]["layers"])
 
 
 def parameter_count(config: T5Config) -> int:

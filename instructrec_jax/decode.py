@@ -1,0 +1,220 @@
+"""Answers instructions with a trained model: JSON lines in, JSON lines out, in the same order.
+
+    python -m instructrec_jax.decode --checkpoint=runs/demo --prompt="Translate to German: Monday"
+    python -m instructrec_jax.decode --checkpoint=runs/demo --input=questions.jsonl --output=-
+
+A line of input is a JSON object with `instruction` and optionally `input` and `id`, or plain text.
+A line of output is a JSON object with `id`, `output`, `output_tokens`, `score` (the natural
+log-probability of the tokens, summed) and `stop_reason` ("eos", or "length" where
+--max_new_tokens ran out); `truncated` is true where the end of a prompt did not fit. A line that
+cannot be read gives `id` and `error`, and the others are answered.
+
+Needs a checkpoint and nothing else of the training side: no TensorFlow, no optimizer.
+"""
+
+import contextlib
+import gzip
+import itertools
+import json
+import math
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from absl import flags
+
+from instructrec_jax.command_line import run, say
+from instructrec_jax.decoding.generate import Generation, generate
+from instructrec_jax.decoding.prompts import BrokenLine, Prompt, read_prompts
+from instructrec_jax.errors import CheckpointError, ConfigError, DataError
+from instructrec_jax.instructions.example import encoder_text
+from instructrec_jax.training.checkpoint import LoadedModel, load_model
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run folder, or one of its checkpoints.")
+_INPUT = flags.DEFINE_string("input", None, "File of lines to answer (.gz too), - for stdin.")
+_OUTPUT = flags.DEFINE_string("output", "-", "File for the JSON lines, - for stdout.")
+_PROMPT = flags.DEFINE_string("prompt", None, "One instruction, in place of --input.")
+_MAX_NEW_TOKENS = flags.DEFINE_integer(
+    "max_new_tokens", None, "Longest answer in tokens; by default the target length of training."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Prompts answered at once.")
+
+# Lines that are held at once: they are sorted by length, so that batches have little padding.
+WINDOW_LINES = 4096
+_SECONDS_BETWEEN_PROGRESS = 5.0
+
+
+@dataclass
+class Summary:
+    """What became of the lines."""
+
+    answered: int = 0
+    broken: int = 0
+    truncated: int = 0
+    new_tokens: int = 0
+
+
+def main() -> None:
+    """The binary."""
+    _check_flags()
+    if _PROMPT.value is not None:
+        records = [Prompt("prompt", encoder_text(_PROMPT.value, ""))]
+        model = _loaded(_CHECKPOINT.value)
+        decode(records, model, _write_line, progress=lambda text: None)
+        return
+    with _opened_input(_INPUT.value) as lines:
+        model = _loaded(_CHECKPOINT.value)
+        with _opened_output(_OUTPUT.value) as output:
+            started = time.monotonic()
+            summary = decode(read_prompts(lines), model, output, progress=say)
+            _say_summary(summary, model, seconds=time.monotonic() - started)
+
+
+def decode(
+    records: Iterable[Prompt | BrokenLine],
+    model: LoadedModel,
+    write_line: Callable[[dict[str, Any]], None],
+    *,
+    progress: Callable[[str], None],
+) -> Summary:
+    """Answers `records` in windows of `WINDOW_LINES`, in order and at constant memory."""
+    summary = Summary()
+    report = _progress_report(progress)
+    remaining = iter(records)
+    while window := list(itertools.islice(remaining, WINDOW_LINES)):
+        before = summary.answered + summary.broken
+        prompts = [record for record in window if isinstance(record, Prompt)]
+        generations = iter(
+            generate(
+                model.params,
+                model.config,
+                model.tokenizer,
+                [prompt.text for prompt in prompts],
+                max_new_tokens=_MAX_NEW_TOKENS.value or model.decoder_length,
+                batch_size=_BATCH_SIZE.value,
+                encoder_length=model.encoder_length,
+                progress=lambda done, before=before: report(before + done),
+            )
+        )
+        for record in window:
+            if isinstance(record, BrokenLine):
+                summary.broken += 1
+                write_line({"id": record.id, "error": record.error})
+                continue
+            generation = next(generations)
+            summary.answered += 1
+            summary.truncated += generation.truncated
+            summary.new_tokens += len(generation.output_tokens)
+            write_line(_output_record(record, generation, model))
+    return summary
+
+
+def _output_record(prompt: Prompt, generation: Generation, model: LoadedModel) -> dict[str, Any]:
+    if not math.isfinite(generation.score):
+        raise CheckpointError(f"{model.folder}: the model's probabilities are not finite numbers")
+    record: dict[str, Any] = {
+        "id": prompt.id,
+        "output": generation.output,
+        "output_tokens": generation.output_tokens,
+        "score": round(generation.score, 6),
+        "stop_reason": generation.stop_reason,
+    }
+    if generation.truncated:
+        record["truncated"] = True
+    return record
+
+
+def _check_flags() -> None:
+    if not _CHECKPOINT.value:
+        raise ConfigError("give a trained model, for example --checkpoint=runs/demo")
+    if (_INPUT.value is None) == (_PROMPT.value is None):
+        raise ConfigError("give either --input=FILE (- for stdin) or --prompt='...'")
+    if _PROMPT.value is not None and not _PROMPT.value.strip():
+        raise ConfigError("--prompt is empty")
+    for flag in (_MAX_NEW_TOKENS, _BATCH_SIZE):
+        if flag.value is not None and flag.value < 1:
+            raise ConfigError(f"--{flag.name} must be at least 1, not {flag.value}")
+    if "-" not in (_INPUT.value, _OUTPUT.value) and _INPUT.value is not None:
+        source, target = Path(_INPUT.value), Path(_OUTPUT.value)
+        if source.exists() and target.exists() and source.samefile(target):
+            raise ConfigError(f"--output={target} would overwrite the input")
+
+
+def _loaded(checkpoint: str) -> LoadedModel:
+    model = load_model(checkpoint)
+    say(f"model: {model.description}")
+    return model
+
+
+@contextlib.contextmanager
+def _opened_input(name: str) -> Iterator[Iterable[bytes]]:
+    """The lines of a file or of stdin; what cannot be opened or read is a DataError."""
+    try:
+        if name == "-":
+            yield sys.stdin.buffer
+        else:
+            with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as file:
+                yield file
+    except FileNotFoundError:
+        raise DataError(f"input file {name} does not exist") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise DataError(f"input {name} cannot be read: {error.strerror}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"input {name} is damaged: {error}") from None
+
+
+@contextlib.contextmanager
+def _opened_output(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes a line; each is on its way at once, so a killed run keeps its part."""
+    if name == "-":
+        yield _write_line
+        return
+    try:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        file = open(name, "wb")  # noqa: SIM115
+    except OSError as error:
+        raise ConfigError(f"--output={name} cannot be written: {error.strerror}") from None
+    with file:
+        yield lambda record: _write_line(record, file)
+
+
+def _write_line(record: dict[str, Any], file: IO[bytes] | None = None) -> None:
+    file = file or sys.stdout.buffer
+    file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    file.flush()
+
+
+def _progress_report(progress: Callable[[str], None]) -> Callable[[int], None]:
+    """Tells of the lines done so far, every few seconds."""
+    started = last = time.monotonic()
+
+    def report(done: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_PROGRESS:
+            last = now
+            progress(f"{done} lines answered, {done / (now - started):.1f} a second")
+
+    return report
+
+
+def _say_summary(summary: Summary, model: LoadedModel, *, seconds: float) -> None:
+    say(
+        f"{summary.answered} answers, {summary.new_tokens} tokens in {seconds:.1f} s"
+        f" ({summary.new_tokens / max(seconds, 1e-9):.0f} tokens/s)"
+    )
+    if summary.truncated:
+        say(
+            f"{summary.truncated} prompts were longer than {model.encoder_length} tokens and lost "
+            "their end (`truncated`)"
+        )
+    if summary.broken:
+        say(f"{summary.broken} lines could not be read (`error`)")
+
+
+if __name__ == "__main__":
+    run(main, needs_config=False)

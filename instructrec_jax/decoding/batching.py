@@ -1,0 +1,118 @@
+"""Texts to a few shapes of padded batches, in a way that no example can tell which it was in."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from instructrec_jax.model.config import T5Config
+
+SHORTEST_BUCKET = 16  # tokens
+
+
+class TextTokenizer(Protocol):
+    """What decoding needs of a tokenizer; `instructrec_jax.data.tokenizer.Tokenizer` is one."""
+
+    eos_id: int
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Token ids are below this."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without eos."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Token ids with eos, and which texts had to be cut to fit."""
+
+    tokens: list[list[int]]
+    truncated: list[bool]
+
+
+def encode_texts(
+    tokenizer: TextTokenizer, texts: Sequence[str], *, max_length: int
+) -> EncodedTexts:
+    """Token ids and eos of each text, `max_length` at most; longer texts lose their end."""
+    encoded = tokenizer.encode_batch(list(texts))
+    return EncodedTexts(
+        tokens=[[*tokens[: max_length - 1], tokenizer.eos_id] for tokens in encoded],
+        truncated=[len(tokens) >= max_length for tokens in encoded],
+    )
+
+
+def length_bucket(length: int, *, longest: int | None = None) -> int:
+    """The padded length for `length` tokens: a power of two, or `longest` where that is less.
+
+    It depends on nothing else, so an example is padded alike whatever is decoded beside it.
+    """
+    bucket = max(SHORTEST_BUCKET, 1 << (length - 1).bit_length())
+    return bucket if longest is None else min(bucket, longest)
+
+
+def grouped_by_shape(
+    shapes: Sequence[tuple[int, ...]], *, batch_size: int
+) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+    """Each shape that occurs, with the places in `shapes` of up to `batch_size` examples of it.
+
+    Shapes in ascending order, examples in theirs.
+    """
+    places: dict[tuple[int, ...], list[int]] = {}
+    for place, shape in enumerate(shapes):
+        places.setdefault(shape, []).append(place)
+    for shape in sorted(places):
+        for start in range(0, len(places[shape]), batch_size):
+            yield shape, places[shape][start : start + batch_size]
+
+
+def rows_in_batch(batch_size: int, examples: int) -> int:
+    """Rows that every batch is padded to: `batch_size`, or less where there are few examples.
+
+    A multiple of the devices that split the batch, where a mesh is set.
+    """
+    rows = min(batch_size, 1 << max(examples - 1, 0).bit_length())
+    mesh = jax.sharding.get_abstract_mesh()
+    devices = 1 if mesh.empty else mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)
+    return -(-rows // devices) * devices
+
+
+def padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """int32 tokens of `shape` and their mask: 1 where there is a token, 0 in padding."""
+    tokens = np.zeros(shape, np.int32)
+    mask = np.zeros(shape, np.int32)
+    for place, row in enumerate(rows):
+        tokens[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return tokens, mask
+
+
+def inference_config(config: T5Config) -> T5Config:
+    """`config` as decoding computes it: without dropout and remat, on CPUs in float32.
+
+    A bfloat16 product of a matrix and few vectors is far slower than a float32 one there.
+    """
+    dtype = "float32" if jax.default_backend() == "cpu" else config.activation_dtype
+    return dataclasses.replace(config, dropout_rate=0.0, remat="none", activation_dtype=dtype)
+
+
+def inference_params(params: Any, config: T5Config) -> Any:
+    """`params` with the kernels in the activation dtype, cast once and not at every step.
+
+    Norms and relative biases compute in float32 and stay as they are.
+    """
+    dtype = jnp.dtype(config.activation_dtype)
+
+    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        in_dtype = names[-1] == "kernel" or names[0] == "token_embedder"
+        return leaf.astype(dtype) if in_dtype else leaf
+
+    return jax.tree_util.tree_map_with_path(cast, params)

@@ -1,0 +1,169 @@
+"""Texts to answers by greedy search with a key and value cache."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from instructrec_jax.decoding.batching import (
+    TextTokenizer,
+    encode_texts,
+    grouped_by_shape,
+    inference_config,
+    inference_params,
+    length_bucket,
+    padded,
+    rows_in_batch,
+)
+from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.layers import constrain
+from instructrec_jax.model.t5 import T5, DecodeCache, decoder_layers
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer."""
+
+    output: str
+    output_tokens: list[int]  # as generated, with the eos that ended them
+    score: float  # natural log-probability of output_tokens, summed
+    stop_reason: Literal["eos", "length"]
+    truncated: bool = False  # the end of the prompt did not fit and was not read
+
+
+def generate(
+    params: Any,
+    config: T5Config,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    encoder_length: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Generation]:
+    """The most probable next token after another for each text, until eos; answers in order.
+
+    The answers do not depend on `batch_size` or on the other texts, but for the last bits of the
+    scores. Under `jax.set_mesh` the work is split as the mesh and the layout of `params` say;
+    every process gives the same texts and gets all answers.
+
+    Args:
+      params: float32 parameters of the model.
+      config: their config.
+      tokenizer: the one that the model was trained with; ids that it lacks are not generated.
+      texts: encoder texts, see `instructions.example.encoder_text`. They are sorted into few
+        lengths, each compiled once and kept for later calls.
+      max_new_tokens: tokens of an answer at most, eos included.
+      batch_size: texts at once.
+      encoder_length: tokens of a text at most, eos included; longer ones lose their end and are
+        marked as `truncated`.
+      progress: called after each batch with the number of texts answered so far.
+    """
+    config = inference_config(config)
+    encoded = encode_texts(tokenizer, texts, max_length=encoder_length)
+    shapes = [(length_bucket(len(tokens), longest=encoder_length),) for tokens in encoded.tokens]
+    rows = rows_in_batch(batch_size, len(texts))
+    generations: dict[int, Generation] = {}
+    for (length,), places in grouped_by_shape(shapes, batch_size=rows):
+        tokens, segment_ids = padded([encoded.tokens[place] for place in places], (rows, length))
+        search = greedy_search(
+            params,
+            tokens,
+            segment_ids,
+            config=config,
+            max_new_tokens=max_new_tokens,
+            vocabulary_size=tokenizer.vocabulary_size,
+            eos_id=tokenizer.eos_id,
+        )
+        output_tokens, lengths, scores = (np.asarray(array) for array in search)
+        for row, place in enumerate(places):
+            answer = output_tokens[row, : lengths[row]].tolist()
+            generations[place] = Generation(
+                output=tokenizer.decode(answer),
+                output_tokens=answer,
+                score=float(scores[row]),
+                stop_reason="eos" if answer[-1] == tokenizer.eos_id else "length",
+                truncated=encoded.truncated[place],
+            )
+        if progress is not None:
+            progress(len(generations))
+    return [generations[place] for place in range(len(texts))]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Search:
+    """A greedy search under way."""
+
+    cache: DecodeCache
+    last_tokens: Array  # int32 [B]
+    output_tokens: Array  # int32 [B, max_new_tokens]
+    lengths: Array  # int32 [B]
+    scores: Array  # float32 [B]
+    finished: Array  # bool [B]
+
+
+@partial(jax.jit, static_argnames=("config", "max_new_tokens", "vocabulary_size", "eos_id"))
+def greedy_search(
+    params: Any,
+    tokens: Array,
+    segment_ids: Array,
+    *,
+    config: T5Config,
+    max_new_tokens: int,
+    vocabulary_size: int,
+    eos_id: int,
+) -> tuple[Array, Array, Array]:
+    """Output tokens int32 [B, max_new_tokens], their number int32 [B] and scores float32 [B].
+
+    From prompts [B, S], one a row with segment id 1, padding 0; rows of padding alone stay empty.
+    The log-probabilities are those of the whole vocabulary, also where ids from `vocabulary_size`
+    on (rows that pad the embedding) would be likelier than the one chosen. Ends as soon as all
+    rows have. The results are whole on every device.
+    """
+    params = inference_params(params, config)
+    apply: Callable[..., Any] = partial(T5(config).apply, {"params": params})
+    encoded = apply(tokens, segment_ids, method="encode")
+    layers = decoder_layers(params)
+    batch = tokens.shape[0]
+    search = _Search(
+        cache=apply(layers, encoded, segment_ids, max_new_tokens, method="start_cache"),
+        last_tokens=jnp.zeros(batch, jnp.int32),
+        output_tokens=jnp.zeros((batch, max_new_tokens), jnp.int32),
+        lengths=jnp.zeros(batch, jnp.int32),
+        scores=jnp.zeros(batch, jnp.float32),
+        finished=jnp.all(segment_ids == 0, axis=1),
+    )
+    known = jnp.arange(config.vocabulary_size) < vocabulary_size
+
+    def under_way(search: _Search) -> Array:
+        return (search.cache.position < max_new_tokens) & ~jnp.all(search.finished)
+
+    def step(search: _Search) -> _Search:
+        position = search.cache.position
+        logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
+        chosen = jnp.argmax(jnp.where(known, logits, -jnp.inf), axis=-1).astype(jnp.int32)
+        chosen_logits = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
+        log_probabilities = chosen_logits - jax.nn.logsumexp(logits, axis=-1)
+        chosen = jnp.where(search.finished, 0, chosen)
+        return _Search(
+            cache=cache,
+            last_tokens=chosen,
+            output_tokens=search.output_tokens.at[:, position].set(chosen),
+            lengths=search.lengths + ~search.finished,
+            scores=search.scores + jnp.where(search.finished, 0.0, log_probabilities),
+            finished=search.finished | (chosen == eos_id),
+        )
+
+    search = jax.lax.while_loop(under_way, step, search)
+    return (
+        constrain(search.output_tokens, None, None),
+        constrain(search.lengths, None),
+        constrain(search.scores, None),
+    )

@@ -1,0 +1,113 @@
+"""Lines of decode input to prompts; a broken line becomes an error that says what is wrong."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from instructrec_jax.instructions.example import encoder_text
+
+# Which fields hold the instruction and its input: our format and Alpaca's, Dolly's, and
+# prompt/completion. The first line whose instruction field is there counts.
+_FIELDS = (("instruction", "input"), ("instruction", "context"), ("prompt", None))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Something to answer."""
+
+    id: str | int
+    text: str  # what the encoder reads
+
+
+@dataclass(frozen=True)
+class BrokenLine:
+    """A line that gives no prompt, and why."""
+
+    id: str | int
+    error: str
+
+
+def read_prompts(lines: Iterable[bytes]) -> Iterator[Prompt | BrokenLine]:
+    """One record for each line, in order, at constant memory.
+
+    A line that begins with "{" is a JSON object with `instruction`, optionally `input` and `id`
+    (other fields, such as a target, are left alone); any other line is the instruction itself.
+    Without an id the record gets the number of its line, from 1. UTF-8, with or without a byte
+    order mark; lines end with \\n or \\r\\n.
+    """
+    for number, line in enumerate(lines, start=1):
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        yield _read_line(line.removesuffix(b"\n").removesuffix(b"\r"), number)
+
+
+def _read_line(line: bytes, number: int) -> Prompt | BrokenLine:
+    record_id: str | int = str(number)
+    try:
+        text = line.decode("utf-8")
+        if not text.lstrip().startswith("{"):
+            return Prompt(record_id, _checked(text, "line"))
+        record = json.loads(text)
+        record_id = _id_of(record, number)
+        return Prompt(record_id, _text_of(record))
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start + 1}"
+    except json.JSONDecodeError as error:
+        reason = f"not JSON at column {error.colno}: {error.msg}"
+    except RecursionError:
+        reason = "JSON nested too deeply"
+    except ValueError as error:
+        reason = str(error)
+    return BrokenLine(record_id, f"line {number}: {reason}")
+
+
+def _id_of(record: dict[str, object], number: int) -> str | int:
+    record_id = record.get("id")
+    if record_id is None:
+        return str(number)
+    if isinstance(record_id, bool) or not isinstance(record_id, str | int):
+        raise ValueError(f"id is {_kind(record_id)}, not a string or whole number")
+    if isinstance(record_id, str):
+        _encodable(record_id, "id")
+    return record_id
+
+
+def _text_of(record: dict[str, object]) -> str:
+    for instruction_field, input_field in _FIELDS:
+        if instruction_field in record and (input_field is None or input_field in record):
+            break
+    else:
+        instruction_field, input_field = _FIELDS[0]
+        if instruction_field not in record:
+            raise ValueError(f"no field {instruction_field!r}")
+    instruction = _checked(record[instruction_field], instruction_field)
+    given = record.get(input_field) if input_field else None
+    if given is None:
+        return encoder_text(instruction, "")
+    if not isinstance(given, str):
+        raise ValueError(f"{input_field} is {_kind(given)}, not a string")
+    _encodable(given, str(input_field))
+    return encoder_text(instruction, given)
+
+
+def _checked(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {_kind(value)}, not a string")
+    if not value.strip():
+        raise ValueError(f"{name} is empty")
+    _encodable(value, name)
+    return value
+
+
+def _encodable(text: str, name: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} holds half of a surrogate pair at character {error.start + 1}"
+        ) from None
+
+
+def _kind(value: object) -> str:
+    names = {type(None): "null", bool: "a boolean", dict: "an object", list: "a list"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else "a string")
