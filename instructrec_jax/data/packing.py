@@ -19,6 +19,9 @@ _WINDOWS_AT_ONCE = 64
 # How often rows are taken apart, and which share of them: those least filled.
 _ROUNDS = 4
 _REPACKED_SHARE = 0.3
+# Tuned on log-normal lengths; the power makes the term vanish where one side alone binds.
+_BALANCE = 4.0
+_BALANCE_POWER = 4
 
 
 @dataclass(frozen=True)
@@ -160,18 +163,20 @@ def _best_fit_decreasing(
 
     left = np.empty((2, windows, size), np.float32)
     left[:] = limits[:, None, None]
+    # Where both sides bind, filling a row evenly is worth more than filling it soon, and may be
+    # worth opening another row. Where one side binds, an empty row is the worst fit of all.
+    balance = _BALANCE * weights.min() ** _BALANCE_POWER
     every = np.arange(windows)
     placed = np.empty((size, windows), np.int64)
     opened = 1
     for step in range(size):
-        # An empty row is the worst fit of all, so it is taken when no other has room.
         encoder_left = left[0, :, :opened] - encoder[:, step, None]
         decoder_left = left[1, :, :opened] - decoder[:, step, None]
         too_small = (encoder_left < 0) | (decoder_left < 0)
         encoder_left *= scale[0]
         decoder_left *= scale[1]
         score = weights[0] * encoder_left**2 + weights[1] * decoder_left**2
-        score += (encoder_left - decoder_left) ** 2
+        score += balance * (encoder_left - decoder_left) ** 2
         np.putmask(score, too_small, np.inf)
         best = score.argmin(axis=1)
         placed[step] = best

@@ -72,11 +72,15 @@ class PackingPlan:
             ConfigError: a setting that makes no sense.
             DataError: no examples, or one that is longer than a row.
         """
-        for name in ("encoder_length", "decoder_length", "batch_size", "open_bins"):
-            if getattr(config, name) < 1:
-                raise ConfigError(f"{name} is {getattr(config, name)}: it must be 1 or more")
-        if config.max_examples < 0:
-            raise ConfigError(f"max_examples is {config.max_examples}: it must be 0 or more")
+        positive = {
+            "data.encoder_length": config.encoder_length,
+            "data.decoder_length": config.decoder_length,
+            "data.open_bins": config.open_bins,
+            "train.batch_size": config.batch_size,
+        }
+        for key, value in positive.items():
+            if value < 1:
+                raise ConfigError(f"{key} is {value}: it must be 1 or more")
         self.cache = cache
         self.config = config
         self._encoder_lengths = np.diff(cache.encoder_offsets).astype(np.int64)

@@ -33,6 +33,8 @@ FORMAT_VERSION = 1
 
 # SentencePiece writes a space as this character and would decode a real one to a space.
 _SPACE_SYMBOL = "\u2581"
+# Field 3 of SentencePiece's ModelProto, a message.
+_NORMALIZER_TAG = 3 << 3 | 2
 _SPACE_SYMBOL_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE_SYMBOL.encode())
 
 
@@ -164,9 +166,8 @@ def tokenizer_from_bytes(
         raise ConfigError(f"tokenizer.sentinels is {sentinels}: it must be 0 or more")
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        # SentencePiece accepts no bytes at all as a model without pieces.
-        if not model_bytes:
-            raise RuntimeError("empty")
+        if not _is_complete(model_bytes):
+            raise RuntimeError("cut short")
         processor.LoadFromSerializedProto(model_bytes)
     except RuntimeError:
         size = f"{len(model_bytes)} bytes"
@@ -181,6 +182,31 @@ def tokenizer_from_bytes(
             "use a T5-family tokenizer or train one"
         )
     return Tokenizer(processor, sentinels)
+
+
+def _is_complete(model_bytes: bytes) -> bool:
+    """Whether the last part of a model, the description of its normaliser, is there.
+
+    SentencePiece accepts a model that is cut between two pieces, and one of no bytes at all. The
+    model is a protocol buffer: a tag and a length before each part, 7 bits a byte.
+    """
+    numbers: list[int] = []
+    position = value = shift = 0
+    while position < len(model_bytes) and shift < 64:
+        byte = model_bytes[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(value)
+            value = shift = 0
+        if len(numbers) == 2:
+            tag, length = numbers
+            position += length
+            if tag == _NORMALIZER_TAG:
+                return position <= len(model_bytes)
+            numbers = []
+    return False
 
 
 def load_tokenizer(path: Path, *, sentinels: int | None = None) -> Tokenizer:
@@ -202,24 +228,26 @@ def load_tokenizer(path: Path, *, sentinels: int | None = None) -> Tokenizer:
         ) from None
     info_path = model_path.parent / INFO_FILE
     described = _read_info(info_path) if model_path.name == MODEL_FILE else None
-    if sentinels is None:
-        sentinels = described["sentinels"] if described else T5_SENTINELS
-    tokenizer = tokenizer_from_bytes(model_bytes, sentinels, origin=str(model_path))
-    if described and described["pieces"] != tokenizer.pieces:
+    described_sentinels, described_sha256 = described or (T5_SENTINELS, None)
+    origin = str(model_path)
+    tokenizer = tokenizer_from_bytes(model_bytes, described_sentinels, origin=origin)
+    if described_sha256 not in (None, tokenizer.sha256):
         raise ConfigError(
-            f"{model_path} has {tokenizer.pieces} pieces and {info_path} describes "
-            f"{described['pieces']}: they belong to different tokenizers"
+            f"{model_path} is not the model that {info_path} describes (their hashes differ): "
+            "copy both again, or delete the description"
         )
+    if sentinels not in (None, described_sentinels):
+        tokenizer = tokenizer_from_bytes(model_bytes, sentinels, origin=origin)
     return tokenizer
 
 
-def _read_info(path: Path) -> dict[str, int] | None:
-    """The counts in a description file, None where there is none."""
+def _read_info(path: Path) -> tuple[int, str] | None:
+    """Number of sentinels and hash in a description file, None where there is none."""
     if not path.exists():
         return None
     try:
         info = json.loads(path.read_text())
-        return {"sentinels": int(info["sentinels"]), "pieces": int(info["pieces"])}
+        return int(info["sentinels"]), str(info["sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{path} is not a tokenizer description ({error}): delete it or save again"

@@ -1,0 +1,135 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from instructrec_jax.data.plan import PackingPlan, PlanConfig
+from instructrec_jax.errors import ConfigError, DataError
+
+CONFIG = PlanConfig(encoder_length=64, decoder_length=24, batch_size=8, seed=5)
+
+
+def as_lists(rows):
+    return [part.tolist() for part in np.split(rows.examples, rows.offsets[1:-1])]
+
+
+def test_each_example_once_an_epoch(instruction_cache):
+    plan = PackingPlan(instruction_cache, CONFIG)
+    for epoch in range(3):
+        np.testing.assert_array_equal(np.sort(plan.epoch_rows(epoch).examples), np.arange(2_000))
+    assert as_lists(plan.epoch_rows(0)) != as_lists(plan.epoch_rows(1))
+
+
+def test_steps_are_the_epochs_one_after_another(instruction_cache):
+    plan = PackingPlan(instruction_cache, CONFIG)
+    rows = as_lists(plan.epoch_rows(0)) + as_lists(plan.epoch_rows(1))
+    rows += as_lists(plan.epoch_rows(2))
+    steps = len(rows) // 8
+    assert as_lists(plan.rows_for_steps(0, steps)) == rows[: 8 * steps]
+    # A fresh plan, as after a restart, one step at a time and across the borders of epochs.
+    resumed = PackingPlan(instruction_cache, CONFIG)
+    for step in (steps - 1, len(plan.epoch_rows(0)) // 8, 3):
+        assert as_lists(resumed.rows_for_steps(step, step + 1)) == rows[8 * step : 8 * step + 8]
+    # The epoch of a step is that of its first row.
+    last_of_first = (len(plan.epoch_rows(0)) - 1) // 8
+    steps = (0, last_of_first, last_of_first + 1)
+    assert [plan.epoch_of_step(step) for step in steps] == [0, 0, 1]
+
+
+def test_early_epochs_are_planned_again_when_asked_for(instruction_cache):
+    plan = PackingPlan(instruction_cache, CONFIG)
+    first = as_lists(plan.epoch_rows(0))
+    for epoch in range(8):
+        plan.epoch_rows(epoch)
+    assert as_lists(plan.epoch_rows(0)) == first
+
+
+def test_lengths_do_not_go_with_time(instruction_cache, instruction_lengths):
+    plan = PackingPlan(instruction_cache, CONFIG)
+    rows = plan.epoch_rows(0)
+    per_row = np.diff(rows.offsets)
+    correlation = np.corrcoef(np.arange(len(rows)), per_row)[0, 1]
+    assert abs(correlation) < 0.1
+
+
+def test_three_examples_fill_any_number_of_steps(make_cache):
+    cache = make_cache([([5, 1], [6, 1]), ([7, 8, 1], [1]), ([1], [9, 9, 1])])
+    plan = PackingPlan(cache, dataclasses.replace(CONFIG, batch_size=4))
+    rows = plan.rows_for_steps(0, 50)
+    assert len(rows) == 200
+    assert all(sorted(row) == [0, 1, 2] for row in as_lists(rows))
+    assert plan.epoch_of_step(49) == 196
+
+
+def test_statistics_count_both_sides(make_cache):
+    cache = make_cache([([5, 5, 1], [6, 1]), ([7, 1], [1])])
+    plan = PackingPlan(cache, PlanConfig(encoder_length=10, decoder_length=4, batch_size=1))
+    assert plan.statistics(0) == {
+        "examples": 2,
+        "rows": 1,
+        "encoder_fill": 0.5,
+        "decoder_fill": 0.75,
+        "examples_per_row": 2.0,
+    }
+
+
+def test_mixture_rates_are_met_in_every_epoch(instruction_cache):
+    config = dataclasses.replace(
+        CONFIG, mixture="explicit", mixture_rates=(("translate", 0.2), ("classify", 0.8))
+    )
+    plan = PackingPlan(instruction_cache, config)
+    names = np.array(instruction_cache.tasks)
+    for epoch in (0, 1):
+        drawn = names[instruction_cache.task_ids[plan.epoch_rows(epoch).examples]]
+        assert np.mean(drawn == "classify") == pytest.approx(0.8, abs=1 / len(drawn))
+        assert not (drawn == "summarise").any()
+
+
+def test_max_examples_bounds_an_epoch(instruction_cache):
+    config = dataclasses.replace(CONFIG, max_examples=100, shuffle=False)
+    plan = PackingPlan(instruction_cache, config)
+    assert plan.statistics(0)["examples"] == 100
+    assert sum(plan.counts.values()) == 100
+
+
+def test_hash_changes_with_all_that_changes_the_batches(instruction_cache, make_cache):
+    plan = PackingPlan(instruction_cache, CONFIG)
+    assert plan.sha256 == PackingPlan(instruction_cache, CONFIG).sha256
+    changes = {
+        "encoder_length": 65,
+        "decoder_length": 25,
+        "batch_size": 16,
+        "seed": 6,
+        "open_bins": 32,
+        "mixture": "temperature",
+        "mixture_cap": 10,
+        "mixture_temperature": 2.0,
+        "max_examples": 10,
+        "shuffle": False,
+    }
+    hashes = {
+        PackingPlan(instruction_cache, dataclasses.replace(CONFIG, **{key: value})).sha256
+        for key, value in changes.items()
+    }
+    other_tokens = make_cache([([5, 1], [6, 1])])
+    hashes |= {plan.sha256, PackingPlan(other_tokens, CONFIG).sha256}
+    assert len(hashes) == len(changes) + 2
+    named = {field.name for field in dataclasses.fields(PlanConfig)} - {"mixture_rates"}
+    assert named == set(changes), "a new setting must be added to this test"
+
+
+def test_example_over_the_row_is_named(make_cache):
+    cache = make_cache([([1], [1]), ([5] * 65, [1])])
+    with pytest.raises(DataError, match=r"example #1 has 65 encoder tokens, a row has 64"):
+        PackingPlan(cache, CONFIG)
+
+
+@pytest.mark.parametrize("key", ["encoder_length", "decoder_length", "batch_size", "open_bins"])
+def test_settings_below_one_are_refused(instruction_cache, key):
+    with pytest.raises(ConfigError, match=f"{key} is 0"):
+        PackingPlan(instruction_cache, dataclasses.replace(CONFIG, **{key: 0}))
+
+
+def test_no_examples_is_an_error(make_cache):
+    with pytest.raises(DataError, match="no examples"):
+        PackingPlan(make_cache([]), CONFIG)
