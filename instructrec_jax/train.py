@@ -22,7 +22,7 @@ from instructrec_jax.model.config import T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import LoadedModel, RunCheckpoints, load_model
 from instructrec_jax.training.checks import check, model_config
-from instructrec_jax.training.environment import environment_record
+from instructrec_jax.training.environment import environment_record, join_processes
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.loop import Loop, Run, make_run, optimizer_item
 from instructrec_jax.training.preparation import RunData, prepare_data
@@ -37,8 +37,8 @@ _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check and describe the run; t
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
     False,
-    "One of several processes, found by JAX: TPU pod, SLURM, or the variables "
-    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    "This is one of several processes: of a TPU pod, of SLURM, or of those that the variables "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe.",
 )
 
 
@@ -48,7 +48,7 @@ def main() -> None:
         workdir=_WORKDIR.value, dataset=_DATASET.value, init=_INIT.value
     )
     if _DISTRIBUTED.value:
-        jax.distributed.initialize()
+        join_processes()
     train(config, origins=origins, dry_run=_DRY_RUN.value)
 
 

@@ -83,6 +83,9 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     for key in ("train.label_smoothing", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
+    for key in ("workdir", "dataset", "init"):
+        if "://" in config[key]:
+            problems.append(f"{key}={config[key]}: give a folder; mount the bucket as one first")
     if not problems:
         _collect(problems, lambda: _optimizer_of(config))
     _collect(problems, lambda: _check_mesh(config, device_count))
