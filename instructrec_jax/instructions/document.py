@@ -64,10 +64,9 @@ class Draft:
 
     @cached_property
     def question_hash(self) -> str:
-        """Hash of everything that is asked, without white space: fields, but not the target."""
-        return hashing.digest(
-            *(f"{key}={_without_space(self.fields[key])}" for key in sorted(self.fields))
-        )
+        """Hash of all that is asked, without white space: the fields but for target and options."""
+        asked = sorted(key for key in self.fields if key != "options")
+        return hashing.digest(*(f"{key}={_without_space(self.fields[key])}" for key in asked))
 
     @cached_property
     def target_hash(self) -> str:

@@ -24,11 +24,10 @@ _BUG_REFERENCES = 5
 
 @dataclass(frozen=True)
 class _Run:
-    """A function, or a mutant of it, and what its calls gave."""
+    """A function, or a mutant of it, and what each call gave."""
 
     listing: str
-    calls: tuple[str, ...]
-    outcomes: tuple[Outcome, ...]
+    outcomes: dict[str, Outcome]
 
 
 def _runs(document: Document, context: Context) -> list[_Run]:
@@ -43,11 +42,14 @@ def _executed(document: Document, context: Context) -> list[_Run]:
     choose = context.random(document, "arguments")
     arguments = sample_arguments(function, count=_CALLS_TRIED, choose=choose)
     original = _run(function, function.code, arguments, context)
-    if len({outcome.text for outcome in original.outcomes if outcome.kind == "ok"}) < 2:
-        return []
+    if len(_results(original)) < 2:
+        return [original]
+    # Mutants get the arguments that fit the function's types.
+    pairs = zip(arguments, original.outcomes.values(), strict=True)
+    fitting = [values for values, outcome in pairs if outcome.kind == "ok"]
     choose = context.random(document, "mutants")
     mutants = sample_mutants(function.code, count=_MUTANTS_PER_FUNCTION, choose=choose)
-    return [original, *(_run(function, m.code, arguments, context) for m in mutants)]
+    return [original, *(_run(function, m.code, fitting, context) for m in mutants)]
 
 
 def _run(function: PureFunction, code: str, arguments: list[tuple], context: Context) -> _Run:
@@ -57,24 +59,31 @@ def _run(function: PureFunction, code: str, arguments: list[tuple], context: Con
         arguments=[repr(values) for values in arguments],
         modules=function.modules,
     )
+    calls = [f"{function.name}({', '.join(map(repr, values))})" for values in arguments]
     return _Run(
         listing=function.listing.replace(function.code, code),
-        calls=tuple(f"{function.name}({', '.join(map(repr, v))})" for v in arguments),
-        outcomes=tuple(outcomes),
+        outcomes=dict(zip(calls, outcomes, strict=True)),
     )
+
+
+def _results(run: _Run) -> set[str]:
+    return {outcome.text for outcome in run.outcomes.values() if outcome.kind == "ok"}
 
 
 def predict_output(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a call → the value that it returns.
 
-    Calls that gave no value that can be written down are drafts that were rejected.
+    Calls that gave no value that can be written down, and functions whose calls all gave the same
+    one, make drafts that are rejected.
     """
     for run in _runs(document, context):
+        constant = len(_results(run)) < 2
         kept: dict[str, int] = {}
-        for call, outcome in zip(run.calls, run.outcomes, strict=True):
+        for call, outcome in run.outcomes.items():
             fields = {"input": f"{run.listing}\n\n{call}", "call": call}
-            if outcome.kind != "ok":
-                yield Draft(fields, target=outcome.text, rejected=f"execution_{outcome.kind}")
+            if outcome.kind != "ok" or constant:
+                reason = "constant" if outcome.kind == "ok" else outcome.kind
+                yield Draft(fields, target=outcome.text, rejected=f"execution_{reason}")
                 continue
             same = kept.get(outcome.text, 0)
             if same < _SAME_RESULT and sum(kept.values()) < _CALLS_KEPT:
@@ -89,7 +98,7 @@ def predict_type(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a call → the type of the value that it returns."""
     for run in _runs(document, context)[:1]:
         kept: dict[str, int] = {}
-        for call, outcome in zip(run.calls, run.outcomes, strict=True):
+        for call, outcome in run.outcomes.items():
             kind = _type_name(outcome.text) if outcome.kind == "ok" else ""
             if kind in _TYPES and kept.get(kind, 0) < _SAME_RESULT:
                 kept[kind] = kept.get(kind, 0) + 1
@@ -111,11 +120,9 @@ def expose_bug(document: Document, context: Context) -> Iterator[Draft]:
     for changed in runs[1:]:
         original = runs[0]
         telling = [
-            f"{call} gives {right.text} before and {_told(wrong)} after."
-            for call, right, wrong in zip(
-                original.calls, original.outcomes, changed.outcomes, strict=True
-            )
-            if right.kind == "ok" and wrong.kind in ("ok", "raised") and right != wrong
+            f"{call} gives {original.outcomes[call].text} before and {_told(wrong)} after."
+            for call, wrong in changed.outcomes.items()
+            if wrong != original.outcomes[call] and wrong.kind in ("ok", "raised")
         ]
         telling = sorted(telling, key=len)[:_BUG_REFERENCES]
         if telling:

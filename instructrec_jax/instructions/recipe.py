@@ -1,0 +1,131 @@
+"""What a dataset is made by: every choice that its contents depend on."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from instructrec_jax.configuration import nearest
+from instructrec_jax.instructions.filters import Limits
+from instructrec_jax.instructions.sources import SOURCES
+from instructrec_jax.instructions.sources.locale_names import is_known_language
+from instructrec_jax.instructions.tasks import TASKS
+from instructrec_jax.instructions.templates import load_templates
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The build's settings; each is explained beside its default in configs/base.py.
+
+    The number of processes is not among them: the dataset does not depend on it.
+    """
+
+    seed: int
+    sources: tuple[str, ...]
+    tasks: tuple[str, ...]
+    languages: tuple[str, ...]
+    max_documents_per_source: int
+    max_examples_per_task: int
+    phrasings_per_example: int
+    min_target_characters: int
+    max_target_characters: int
+    max_input_characters: int
+    validation_fraction: float
+    test_fraction: float
+    holdout_phrasings: int
+    holdout_tasks: tuple[str, ...]
+    max_test_examples: int
+    execution_seconds: float
+    execution_mebibytes: int
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of length."""
+        return Limits(
+            min_target_characters=self.min_target_characters,
+            max_target_characters=self.max_target_characters,
+            max_input_characters=self.max_input_characters,
+        )
+
+    @property
+    def chosen_tasks(self) -> tuple[str, ...]:
+        """The tasks to construct, in the order of the task bank."""
+        return tuple(
+            name
+            for name, task in TASKS.items()
+            if (not self.tasks or name in self.tasks) and set(task.sources) & set(self.sources)
+        )
+
+    def to_record(self) -> dict[str, Any]:
+        """The recipe as a JSON object."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(self).items()
+        }
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the recipe, one line each; [] where nothing is."""
+        found = _unknown("build.sources", self.sources, SOURCES)
+        found += _unknown("build.tasks", self.tasks, TASKS)
+        found += _unknown("build.holdout_tasks", self.holdout_tasks, TASKS)
+        found += [
+            f"build.languages: {code!r} is no CLDR locale"
+            for code in self.languages
+            if not is_known_language(code)
+        ]
+        found += self._number_problems()
+        if not self.sources:
+            found.append("build.sources: no raw corpus is named")
+        if found:
+            return found
+        if "en" in self.languages:
+            found.append("build.languages: leave out 'en', which every language is paired with")
+        if "locale_names" in self.sources and not self.languages:
+            found.append("build.languages: locale_names needs a language besides English")
+        orphans = [name for name in self.tasks if name not in self.chosen_tasks]
+        found += [
+            f"build.tasks: {name} needs one of the sources {', '.join(TASKS[name].sources)}"
+            for name in orphans
+        ]
+        for name in self.chosen_tasks:
+            bank = len(load_templates(name))
+            if name not in self.holdout_tasks and self.holdout_phrasings >= bank:
+                found.append(
+                    f"build.holdout_phrasings: {self.holdout_phrasings} leaves no template of "
+                    f"{name} for training; it has {bank}"
+                )
+        if not set(self.chosen_tasks) - set(self.holdout_tasks):
+            found.append("build.holdout_tasks: every task is held out")
+        return found
+
+    def _number_problems(self) -> list[str]:
+        found = [
+            f"build.{key}: {getattr(self, key)} is below {least}"
+            for key, least in (
+                ("max_documents_per_source", 0),
+                ("max_examples_per_task", 0),
+                ("phrasings_per_example", 1),
+                ("min_target_characters", 0),
+                ("max_target_characters", 0),
+                ("max_input_characters", 0),
+                ("holdout_phrasings", 0),
+                ("max_test_examples", 0),
+                ("validation_fraction", 0),
+                ("test_fraction", 0),
+                ("execution_mebibytes", 64),
+            )
+            if getattr(self, key) < least
+        ]
+        if self.validation_fraction + self.test_fraction >= 1:
+            found.append("build.validation_fraction and build.test_fraction leave nothing to train")
+        if self.execution_seconds <= 0:
+            found.append("build.execution_seconds must be above 0")
+        return found
+
+
+def _unknown(key: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
+    known = tuple(known)
+    return [
+        f"{key}: unknown name {name!r}{nearest(name, known) or f'; there are {known}'}"
+        for name in names
+        if name not in known
+    ]

@@ -1,0 +1,117 @@
+"""The template bank: how the same question is put in many words.
+
+One file a task under `templates/`, one line a template: its id, its style and its text in Jinja's
+language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import StrictUndefined, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from instructrec_jax.errors import DataError
+from instructrec_jax.instructions import hashing
+from instructrec_jax.instructions.document import Draft
+
+FOLDER = Path(__file__).with_name("templates")
+STYLES = ("imperative", "question", "terse", "polite", "search", "length", "format")
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A phrasing. `id` is "task.name"; `text` the Jinja source; `file` where it stands."""
+
+    id: str
+    style: str
+    text: str
+    file: str
+
+    @cached_property
+    def _compiled(self) -> jinja2.Template:
+        try:
+            return _ENVIRONMENT.from_string(self.text)
+        except jinja2.TemplateSyntaxError as error:
+            raise DataError(f"{self.file}: template {self.id}: {error}") from error
+
+    @cached_property
+    def fields(self) -> frozenset[str]:
+        """The fields that the template asks for."""
+        self._compiled  # noqa: B018  (a syntax error shows here, with the file's name)
+        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text)))
+
+    def render(self, draft: Draft) -> tuple[str, str]:
+        """The instruction, and the input ("" where the template carries it inside).
+
+        Raises:
+            DataError: the template asks for a field that this task has not, or for an attribute
+                that the sandbox refuses.
+        """
+        fields = template_fields(draft)
+        try:
+            instruction = self._compiled.render(fields).strip()
+        except jinja2.TemplateError as error:
+            raise DataError(
+                f"{self.file}: template {self.id}: {error}; fields: {', '.join(sorted(fields))}"
+            ) from error
+        return instruction, "" if "input" in self.fields else draft.input
+
+
+def template_fields(draft: Draft) -> Mapping[str, Any]:
+    """What a template may use: the draft's fields and `target_words`, the target's length."""
+    return {**draft.fields, "target_words": len(draft.target.split())}
+
+
+def load_templates(task: str, *, folder: Path = FOLDER) -> tuple[Template, ...]:
+    """The templates of a task in the order of its file.
+
+    Raises:
+        DataError: no such file, not TOML, an unknown style, an id that comes twice, or a template
+            that is no Jinja.
+    """
+    path = folder / f"{task}.toml"
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8"))["templates"]
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the task {task!r} has no file of templates") from error
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise DataError(f"{path}: not a list of templates: {error}") from error
+    templates: dict[str, Template] = {}
+    for entry in entries:
+        if set(entry) != {"id", "style", "text"} or entry["style"] not in STYLES:
+            raise DataError(
+                f"{path}: a template has id, text and a style out of {', '.join(STYLES)}, "
+                f"not {entry}"
+            )
+        name = f"{task}.{entry['id']}"
+        if name in templates:
+            raise DataError(f"{path}: two templates are called {entry['id']!r}")
+        template = Template(id=name, style=entry["style"], text=entry["text"], file=str(path))
+        assert template.fields is not None
+        templates[name] = template
+    return tuple(templates.values())
+
+
+def held_out_templates(
+    templates: tuple[Template, ...], *, count: int, seed: int
+) -> tuple[Template, ...]:
+    """The `count` templates of a task that only test examples use, by hash."""
+    ranked = sorted(templates, key=lambda template: hashing.digest(seed, "phrasing", template.id))
+    return tuple(ranked[:count])
+
+
+def choose_template(
+    templates: tuple[Template, ...], *, seed: int, example: str, phrasing: int = 0
+) -> Template:
+    """The template of an example: a pure function of the seed and the example's hash.
+
+    `phrasing` numbers the phrasings of one example, which all differ (up to the bank's size).
+    """
+    ranked = sorted(templates, key=lambda template: hashing.digest(seed, example, template.id))
+    return ranked[phrasing % len(ranked)]
