@@ -1,0 +1,144 @@
+"""Instruction examples from a dataset of TensorFlow Datasets and three templates.
+
+Only prepared data are read: nothing is downloaded. Records keep the order of the files.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2.sandbox import SandboxedEnvironment
+
+# TensorFlow has to be set up before tensorflow_datasets loads it.
+import instructrec_jax.data.tensorflow_cpu  # noqa: F401  isort: skip
+import tensorflow_datasets as tfds
+
+from instructrec_jax.errors import DataError
+from instructrec_jax.instructions.example import SPLITS, InstructionExample, Provenance
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+
+def read_tfds(
+    name: str,
+    *,
+    split: str,
+    instruction_template: str,
+    target_template: str,
+    input_template: str = "",
+    task: str = "",
+    data_dir: Path | None = None,
+) -> Iterator[InstructionExample]:
+    """Yield one example for each record.
+
+    Args:
+        name: of the dataset, with config and version if need be: "glue/mnli:2.0.0".
+        split: in the language of TFDS, such as "train" or "train[:1%]".
+        instruction_template: Jinja text over the record's features, as in
+            "Translate to German: {{ en }}". Text comes as text, a class label as its name, numbers
+            and lists as such.
+        target_template: likewise; must not come out empty.
+        input_template: likewise, "" for no input.
+        task: of the examples; the dataset's name where empty.
+        data_dir: where the datasets are; None = TFDS's own default.
+
+    Raises:
+        DataError: the dataset or split is not there, a template is no Jinja or asks for a feature
+            that is not there, or a target is empty.
+    """
+    builder = _prepared_builder(name, data_dir)
+    templates = [
+        _compile(label, text)
+        for label, text in (
+            ("instruction", instruction_template),
+            ("input", input_template),
+            ("target", target_template),
+        )
+    ]
+    try:
+        records = builder.as_dataset(
+            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True)
+        )
+    except ValueError as error:
+        splits = ", ".join(builder.info.splits)
+        raise DataError(f"{name} has no split {split!r}; it has {splits} ({error})") from error
+    licence = builder.info.redistribution_info.license or "unknown"
+    base_split = split.partition("[")[0]
+    for record in tfds.as_numpy(records):
+        place = record.pop("tfds_id").decode()
+        fields = _readable(record, builder.info.features)
+        instruction, input_text, target = (
+            _render(template, fields, place=f"{name} {place}") for template in templates
+        )
+        if not target.strip():
+            raise DataError(f"{name} {place}: the target comes out empty")
+        text = "\n".join((instruction, input_text, target))
+        yield InstructionExample(
+            id=place,
+            task=task or builder.name,
+            instruction=instruction,
+            input=input_text,
+            target=target,
+            split=base_split if base_split in SPLITS else "",
+            target_source="intrinsic",
+            provenance=Provenance(
+                corpus=f"tfds/{builder.info.full_name}",
+                uri=place,
+                span=None,
+                sha256=hashlib.sha256(text.encode()).hexdigest(),
+                licence=licence,
+                generator="read_tfds",
+                seed=0,
+            ),
+        )
+
+
+def _prepared_builder(name: str, data_dir: Path | None) -> Any:
+    """The builder of a dataset whose files are there."""
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AttributeError) as error:
+        raise DataError(f"TFDS knows no dataset {name!r} in {data_dir or 'its folder'}") from error
+    if not builder.info.splits:
+        raise DataError(
+            f"the TFDS dataset {name!r} is not prepared in {builder.data_dir}: "
+            f"run `tfds build {name}` there first"
+        )
+    return builder
+
+
+def _compile(label: str, text: str) -> tuple[str, jinja2.Template]:
+    try:
+        return label, _ENVIRONMENT.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(f"the {label} template {text!r} is not Jinja: {error}") from error
+
+
+def _render(template: tuple[str, jinja2.Template], fields: dict[str, Any], *, place: str) -> str:
+    label, compiled = template
+    try:
+        return compiled.render(fields)
+    except jinja2.TemplateError as error:
+        raise DataError(
+            f"{place}: the {label} template: {error}; features: {', '.join(sorted(fields))}"
+        ) from error
+
+
+def _readable(value: Any, feature: Any) -> Any:
+    """Text for bytes, names for class labels, plain lists and numbers for arrays."""
+    if isinstance(value, Mapping):
+        return {key: _readable(value[key], feature[key]) for key in value}
+    if isinstance(feature, tfds.features.Sequence):
+        if isinstance(feature.feature, Mapping | tfds.features.FeaturesDict):
+            return value
+        return [_readable(item, feature.feature) for item in value]
+    if isinstance(feature, tfds.features.ClassLabel):
+        return feature.int2str(int(value)) if value >= 0 else ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return value
