@@ -83,8 +83,8 @@ class PackingPlan:
                 raise ConfigError(f"{key} is {value}: it must be 1 or more")
         self.cache = cache
         self.config = config
-        self._encoder_lengths = np.diff(cache.encoder_offsets).astype(np.int64)
-        self._decoder_lengths = np.diff(cache.decoder_offsets).astype(np.int64)
+        self._encoder_lengths = np.diff(cache.encoder_offsets).astype(np.int32)
+        self._decoder_lengths = np.diff(cache.decoder_offsets).astype(np.int32)
         self._check_lengths()
         by_task = np.argsort(cache.task_ids, kind="stable")
         ends = np.cumsum(np.bincount(cache.task_ids, minlength=len(cache.tasks)))
