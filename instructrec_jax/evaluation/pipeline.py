@@ -36,7 +36,7 @@ def evaluate_checkpoint(
     Args:
         checkpoint: run, step or params-only folder.
         dataset: dataset folder, or file of instruction examples.
-        output: folder, made where it is missing; its files are replaced.
+        output: folder, made where it is missing.
         split: None takes what training never saw, see `open_evaluation_data`.
         max_examples_per_task: bound for each task and hold-out, 0 = all.
         batch_size: examples decoded at once.
@@ -68,15 +68,14 @@ def evaluate_checkpoint(
     )
     frequent = most_frequent_targets(examples, data.train_examples())
     evaluation = evaluate_answers(examples=examples, answers=answers, frequent=frequent)
-    metrics = finite(
-        {
-            "format_version": FORMAT_VERSION,
-            "checkpoint": _checkpoint_record(checkpoint, loaded),
-            "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
-            "decoding": _decoding_record(loaded, answers, limit=limit),
-            **evaluation.figures,
-        }
-    )
+    record = {
+        "format_version": FORMAT_VERSION,
+        "checkpoint": _checkpoint_record(checkpoint, loaded),
+        "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
+        "decoding": _decoding_record(loaded, answers, limit=limit),
+        **evaluation.figures,
+    }
+    metrics = finite(record)
     _write_files(output, run_folder, metrics, evaluation.predictions)
     return metrics
 
