@@ -1,9 +1,9 @@
 """The token cache: a dataset's split as flat, memory-mapped token arrays, made at first use.
 
-It is keyed by all that it depends on: the content of the source files, the
-tokenizer, the lengths, the policy and the split. A changed source therefore has another key, and an
-old cache is never taken for it. The files are written into a temporary folder that is renamed when
-it is complete; of several processes one writes and the others wait.
+It is keyed by all that it depends on: the content of the source files, the tokenizer, the lengths,
+the policy and the split. A changed source therefore has another key, and an old cache is never
+taken for it. The files are written into a temporary folder that is renamed when it is complete; of
+several processes one writes and the others wait.
 """
 
 import contextlib
@@ -91,13 +91,11 @@ def open_token_cache(
         dataset: dataset folder, file or glob, as for `read_examples`.
         split: "train", "validation" or "test".
         tokenizer: of the model.
-        encoder_length: most encoder tokens of an example, eos included.
-        decoder_length: most target tokens, eos included.
+        encoder_length, decoder_length: most tokens of an example on each side, eos included.
         over_length: "drop" leaves longer examples out; "truncate_input" cuts the end of the input,
             never the instruction or the target, and leaves out what does not fit even so; "error"
             raises. What is left out or cut is counted.
-        validation_fraction: share that becomes "validation" where the data name no splits.
-        seed: of that division.
+        validation_fraction, seed: of the division where the data name no splits.
         folder: where caches are kept; many may lie there.
         progress: takes lines of text for a person.
 
@@ -116,35 +114,37 @@ def open_token_cache(
     divided = split if splits_named else f"{split} {validation_fraction} {seed}"
     settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
     path = Path(folder) / _content_hash(files, f"{settings} {tokenizer.sha256}")[:32]
-    cache = _load(path)
-    if cache is not None:
+    if (cache := _load(path)) is not None:
         return cache
+    name = f"the {split} split of {dataset}"
     with _sole_writer(path, say) as partial:
-        cache = _load(path)
-        if cache is not None:
+        # Another process may have been the writer meanwhile.
+        if (cache := _load(path)) is not None:
             return cache
-        say(f"tokenizing the {split} split of {dataset}")
-        if splits_named:
-            examples = read_examples(dataset, split=split)
-        else:
-            examples = _divide(
-                read_examples(dataset), split, validation_fraction=validation_fraction, seed=seed
-            )
+        say(f"tokenizing {name}")
+        examples = read_examples(dataset, split=split if splits_named else "")
+        if not splits_named:
+            examples = _divide(examples, split, validation_fraction, seed)
         write_token_cache(
             examples,
             tokenizer=tokenizer,
             encoder_length=encoder_length,
             decoder_length=decoder_length,
             over_length=over_length,
-            name=f"the {split} split of {dataset}",
+            name=name,
             folder=partial,
             progress=say,
         )
         if _signature(files) != before:
-            raise DataError(f"{dataset} changed while it was read: start again when it is complete")
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
+            raise DataError(f"{dataset} changed while it was read: start again once it rests")
+        return _publish(partial, path)
+
+
+def _publish(partial: Path, path: Path) -> TokenCache:
+    """Give a complete cache its name, in place of a damaged one if there is one, and open it."""
+    if path.exists():
+        shutil.rmtree(path)
+    partial.rename(path)
     cache = _load(path)
     if cache is None:
         raise ConfigError(f"the token cache {path} is damaged: delete it and start again")
@@ -152,7 +152,7 @@ def open_token_cache(
 
 
 def _divide(
-    examples: Iterable[InstructionExample], split: str, *, validation_fraction: float, seed: int
+    examples: Iterable[InstructionExample], split: str, validation_fraction: float, seed: int
 ) -> Iterator[InstructionExample]:
     """The examples that the hash of their id puts into the split."""
     for example in examples:
@@ -166,16 +166,19 @@ def _source_files(dataset: Path, split: str) -> list[Path]:
         return sorted(dataset.glob(f"{split}-*.jsonl.gz"))
     if dataset.is_file():
         return [dataset]
-    return [Path(name) for name in sorted(glob.glob(str(dataset), recursive=True))]
+    files = [Path(name) for name in sorted(glob.glob(str(dataset), recursive=True))]
+    return [file for file in files if file.is_file()]
 
 
 def _content_hash(files: list[Path], settings: str) -> str:
     """Hash of settings, file names (ids are made of them) and contents."""
     digest = hashlib.sha256(settings.encode())
+    names_unique = len({file.name for file in files}) == len(files)
     for file in files:
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"\n{file.name} {content}".encode())
+        name = file.name if names_unique else file.as_posix()
+        digest.update(f"\n{name} {content}".encode())
     return digest.hexdigest()
 
 

@@ -58,16 +58,7 @@ def read_tfds(
             ("target", target_template),
         )
     ]
-    try:
-        records = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True)
-        )
-    except ValueError as error:
-        splits = ", ".join(builder.info.splits)
-        raise DataError(f"{name} has no split {split!r}; it has {splits} ({error})") from error
-    licence = builder.info.redistribution_info.license or "unknown"
-    base_split = split.partition("[")[0]
-    for record in tfds.as_numpy(records):
+    for record in _records(builder, name, split):
         place = record.pop("tfds_id").decode()
         fields = _readable(record, builder.info.features)
         instruction, input_text, target = (
@@ -75,7 +66,7 @@ def read_tfds(
         )
         if not target.strip():
             raise DataError(f"{name} {place}: the target comes out empty")
-        text = "\n".join((instruction, input_text, target))
+        base_split = split.partition("[")[0]
         yield InstructionExample(
             id=place,
             task=task or builder.name,
@@ -84,16 +75,32 @@ def read_tfds(
             target=target,
             split=base_split if base_split in SPLITS else "",
             target_source="intrinsic",
-            provenance=Provenance(
-                corpus=f"tfds/{builder.info.full_name}",
-                uri=place,
-                span=None,
-                sha256=hashlib.sha256(text.encode()).hexdigest(),
-                licence=licence,
-                generator="read_tfds",
-                seed=0,
-            ),
+            provenance=_provenance(builder, place, (instruction, input_text, target)),
         )
+
+
+def _records(builder: Any, name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The records of a split as NumPy values, with their place as "tfds_id"."""
+    try:
+        dataset = builder.as_dataset(
+            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True)
+        )
+    except ValueError as error:
+        splits = ", ".join(builder.info.splits)
+        raise DataError(f"{name} has no split {split!r}; it has {splits} ({error})") from error
+    yield from tfds.as_numpy(dataset)
+
+
+def _provenance(builder: Any, place: str, texts: tuple[str, ...]) -> Provenance:
+    return Provenance(
+        corpus=f"tfds/{builder.info.full_name}",
+        uri=place,
+        span=None,
+        sha256=hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        licence=builder.info.redistribution_info.license or "unknown",
+        generator="read_tfds",
+        seed=0,
+    )
 
 
 def _prepared_builder(name: str, data_dir: Path | None) -> Any:
