@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from absl import flags
 
@@ -61,32 +61,47 @@ class Summary:
 def main() -> None:
     """The binary."""
     _check_flags()
-    if _PROMPT.value is not None:
-        records = [Prompt("prompt", encoder_text(_PROMPT.value, ""))]
-        model = _loaded(_CHECKPOINT.value)
-        decode(records, model, _write_line, progress=lambda text: None)
-        return
-    with _opened_input(_INPUT.value) as lines:
-        model = _loaded(_CHECKPOINT.value)
-        with _opened_output(_OUTPUT.value) as output:
-            started = time.monotonic()
-            summary = decode(read_prompts(lines), model, output, progress=say)
-            _say_summary(summary, model, seconds=time.monotonic() - started)
+    with contextlib.ExitStack() as files:
+        records: Iterable[Prompt | BrokenLine]
+        if _PROMPT.value is not None:
+            records = [Prompt("prompt", encoder_text(_PROMPT.value, ""))]
+        else:
+            name = str(_INPUT.value)
+            records = read_prompts(_lines(files.enter_context(_open_input(name)), name))
+        model = load_model(str(_CHECKPOINT.value))
+        say(f"model: {model.description}")
+        # After the model: a mistyped checkpoint must not empty a file of earlier answers.
+        output = files.enter_context(_open_output(_OUTPUT.value))
+        started = time.monotonic()
+        summary = decode(
+            records,
+            model,
+            output,
+            max_new_tokens=_MAX_NEW_TOKENS.value or model.decoder_length,
+            batch_size=_BATCH_SIZE.value,
+            progress=say,
+        )
+        _say_summary(summary, model, seconds=time.monotonic() - started)
 
 
 def decode(
     records: Iterable[Prompt | BrokenLine],
     model: LoadedModel,
-    write_line: Callable[[dict[str, Any]], None],
+    output: IO[bytes],
     *,
+    max_new_tokens: int,
+    batch_size: int,
     progress: Callable[[str], None],
 ) -> Summary:
-    """Answers `records` in windows of `WINDOW_LINES`, in order and at constant memory."""
+    """Answers `records` in order and at constant memory, a window of lines after another.
+
+    Every window is flushed to `output`, so that a killed run keeps what it has done.
+    """
     summary = Summary()
-    report = _progress_report(progress)
+    report = _Progress(progress)
     remaining = iter(records)
     while window := list(itertools.islice(remaining, WINDOW_LINES)):
-        before = summary.answered + summary.broken
+        report.before = summary.answered + summary.broken
         prompts = [record for record in window if isinstance(record, Prompt)]
         generations = iter(
             generate(
@@ -94,22 +109,23 @@ def decode(
                 model.config,
                 model.tokenizer,
                 [prompt.text for prompt in prompts],
-                max_new_tokens=_MAX_NEW_TOKENS.value or model.decoder_length,
-                batch_size=_BATCH_SIZE.value,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
                 encoder_length=model.encoder_length,
-                progress=lambda done, before=before: report(before + done),
+                progress=report,
             )
         )
         for record in window:
             if isinstance(record, BrokenLine):
                 summary.broken += 1
-                write_line({"id": record.id, "error": record.error})
+                _write_line(output, {"id": record.id, "error": record.error})
                 continue
             generation = next(generations)
             summary.answered += 1
             summary.truncated += generation.truncated
             summary.new_tokens += len(generation.output_tokens)
-            write_line(_output_record(record, generation, model))
+            _write_line(output, _output_record(record, generation, model))
+        output.flush()
     return summary
 
 
@@ -138,82 +154,72 @@ def _check_flags() -> None:
     for flag in (_MAX_NEW_TOKENS, _BATCH_SIZE):
         if flag.value is not None and flag.value < 1:
             raise ConfigError(f"--{flag.name} must be at least 1, not {flag.value}")
-    if "-" not in (_INPUT.value, _OUTPUT.value) and _INPUT.value is not None:
+    if _INPUT.value is not None:
         source, target = Path(_INPUT.value), Path(_OUTPUT.value)
         if source.exists() and target.exists() and source.samefile(target):
             raise ConfigError(f"--output={target} would overwrite the input")
 
 
-def _loaded(checkpoint: str) -> LoadedModel:
-    model = load_model(checkpoint)
-    say(f"model: {model.description}")
-    return model
-
-
-@contextlib.contextmanager
-def _opened_input(name: str) -> Iterator[Iterable[bytes]]:
-    """The lines of a file or of stdin; what cannot be opened or read is a DataError."""
+def _open_input(name: str) -> IO[bytes]:
+    if name == "-":
+        return sys.stdin.buffer
     try:
-        if name == "-":
-            yield sys.stdin.buffer
-        else:
-            with gzip.open(name) if name.endswith(".gz") else open(name, "rb") as file:
-                yield file
+        return cast(IO[bytes], gzip.open(name)) if name.endswith(".gz") else open(name, "rb")
     except FileNotFoundError:
         raise DataError(f"input file {name} does not exist") from None
-    except (IsADirectoryError, PermissionError) as error:
+    except OSError as error:
         raise DataError(f"input {name} cannot be read: {error.strerror}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"input {name} is damaged: {error}") from None
 
 
-@contextlib.contextmanager
-def _opened_output(name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that writes a line; each is on its way at once, so a killed run keeps its part."""
+def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
+    try:
+        yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"input {name} cannot be read to its end: {error}") from None
+
+
+def _open_output(name: str) -> IO[bytes]:
     if name == "-":
-        yield _write_line
-        return
+        return sys.stdout.buffer
     try:
         Path(name).parent.mkdir(parents=True, exist_ok=True)
-        file = open(name, "wb")  # noqa: SIM115
+        return open(name, "wb")
     except OSError as error:
         raise ConfigError(f"--output={name} cannot be written: {error.strerror}") from None
-    with file:
-        yield lambda record: _write_line(record, file)
 
 
-def _write_line(record: dict[str, Any], file: IO[bytes] | None = None) -> None:
-    file = file or sys.stdout.buffer
-    file.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
-    file.flush()
+def _write_line(output: IO[bytes], record: dict[str, Any]) -> None:
+    output.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def _progress_report(progress: Callable[[str], None]) -> Callable[[int], None]:
-    """Tells of the lines done so far, every few seconds."""
-    started = last = time.monotonic()
+class _Progress:
+    """Tells how far it is, every few seconds; called with the number of prompts of a window done.
 
-    def report(done: int) -> None:
-        nonlocal last
+    `before` counts the lines of earlier windows.
+    """
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.before = 0
+        self._tell = tell
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_PROGRESS:
-            last = now
-            progress(f"{done} lines answered, {done / (now - started):.1f} a second")
-
-    return report
+        if now - self._last >= _SECONDS_BETWEEN_PROGRESS:
+            self._last = now
+            done += self.before
+            self._tell(f"{done} lines, {done / (now - self._started):.1f} a second")
 
 
 def _say_summary(summary: Summary, model: LoadedModel, *, seconds: float) -> None:
     say(
-        f"{summary.answered} answers, {summary.new_tokens} tokens in {seconds:.1f} s"
+        f"lines answered: {summary.answered}, with {summary.new_tokens} tokens in {seconds:.1f} s"
         f" ({summary.new_tokens / max(seconds, 1e-9):.0f} tokens/s)"
     )
     if summary.truncated:
-        say(
-            f"{summary.truncated} prompts were longer than {model.encoder_length} tokens and lost "
-            "their end (`truncated`)"
-        )
+        say(f"prompts cut to {model.encoder_length} tokens (`truncated`): {summary.truncated}")
     if summary.broken:
-        say(f"{summary.broken} lines could not be read (`error`)")
+        say(f"lines that could not be read (`error`): {summary.broken}")
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ class _Search:
     finished: Array  # bool [B]
 
 
-@partial(jax.jit, static_argnames=("config", "max_new_tokens", "vocabulary_size", "eos_id"))
+@partial(jax.jit, static_argnames=("config", "max_new_tokens"))
 def greedy_search(
     params: Any,
     tokens: Array,
@@ -117,8 +117,8 @@ def greedy_search(
     *,
     config: T5Config,
     max_new_tokens: int,
-    vocabulary_size: int,
-    eos_id: int,
+    vocabulary_size: Array | int,
+    eos_id: Array | int,
 ) -> tuple[Array, Array, Array]:
     """Output tokens int32 [B, max_new_tokens], their number int32 [B] and scores float32 [B].
 

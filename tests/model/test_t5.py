@@ -204,7 +204,7 @@ def test_dropout_depends_on_its_key_alone(params, batch):
 
     first, again, other = (float(loss(jax.random.key(n))) for n in (0, 0, 1))
     assert first == again != other
-    undropped, _ = jax.jit(partial(logits_and_loss, config))(params, batch)
+    undropped, _ = logits_and_loss(config, params, batch)
     (reference, _), _ = evaluated(CONFIG, params, batch)
     np.testing.assert_allclose(undropped, reference, rtol=1e-6)
 
