@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/t5_base"
     config.model.name = "t5_1_1_base"
     config.model.remat = "full"
-    config.train.batch_size = 32
+    config.train.batch_size = 16
     return config

@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     config.workdir = "runs/t5_small"
     config.model.name = "t5_1_1_small"
     config.model.remat = "none"
-    config.train.batch_size = 64
+    config.train.batch_size = 16
     return config

@@ -15,7 +15,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from instructrec_jax.command_line import loaded_config, run, say
-from instructrec_jax.configuration import config_record
+from instructrec_jax.configuration import COMMAND_LINE, config_record
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import T5Config, padded_vocabulary_size
@@ -75,7 +75,9 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool) -> None
     # ---------------------------------------------------------------- data
     initial = load_model(config.init) if config.init else None
     with clock.measure("data"):
-        data = prepare_data(config, initial=initial, say=tell)
+        # A folder that was named on the command line and is missing is more likely mistyped.
+        may_build = origins["dataset"] != COMMAND_LINE
+        data = prepare_data(config, may_build=may_build, initial=initial, say=tell)
 
     # ---------------------------------------------------------------- model
     model = _model_config(config, data, initial)

@@ -18,7 +18,7 @@
 # All workers must see the same --workdir and --dataset: a network disk, or a bucket mounted as one.
 set -euo pipefail
 
-usage() { sed -n '2,20p' "$0" | sed 's/^# \{0,1\}//'; }
+usage() { sed -n '2,19p' "$0" | sed 's/^# \{0,1\}//'; }
 fail() { echo "error: $1" >&2; exit 2; }
 
 action=${1:-}

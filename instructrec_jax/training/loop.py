@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax import Array
+from jax import Array, stages
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -32,6 +32,8 @@ from instructrec_jax.training.validation import decode_samples, validation_figur
 
 # What does not count as training time when tokens a second are computed.
 _NOT_TRAINING = ("data", "compile", "evaluate", "save")
+# A large model on a slow device: a line now and then says that it goes on.
+_SILENCE_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Run:
     mesh: Mesh
     shapes: TrainState  # ShapeDtypeStructs with their shardings
     new_state: Callable[[], TrainState]
-    step: Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]
+    step: stages.Wrapped  # see `make_train_step`
     evaluate: Callable[[Any, dict[str, Array]], dict[str, Array]]
 
 
@@ -130,6 +132,7 @@ class Loop:
         self._clock = clock
         self._stop = stop
         self._window = _Window(clock)
+        self._last_line = clock.elapsed()
 
     def go(self, state: TrainState) -> None:
         """Trains to the last step; call it under `jax.set_mesh(run.mesh)`.
@@ -210,23 +213,27 @@ class Loop:
                     f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss or "
                     "gradient; lower optimizer.learning_rate or look at the data"
                 )
-        if (
-            step % config.train.log_every == 0
-            or self._window.is_first
-            or step == config.train.steps
-        ):
+        is_last = step == config.train.steps
+        if step % config.train.log_every == 0 or step == 1 or is_last:
             self._log(step, figures)
+        elif self._clock.elapsed() - self._last_line > _SILENCE_SECONDS:
+            self._tell(step, figures, self._window.rates())
         return figures["stop_votes"] > 0
 
     def _log(self, step: int, figures: dict[str, float]) -> None:
-        rates = self._window.close()
+        rates = self._window.rates()
+        self._window.restart()
         named = ("loss", "loss_per_token", "loss_per_sequence", "accuracy")
         values = {name: _finite(figures[name]) for name in (*named, "gradient_norm")}
         values["learning_rate"] = figures["learning_rate"]
         record = {**values, **rates, "seconds": round(self._clock.elapsed(), 3)}
         self._reporter.record("train", step, **record)
-        remaining = self._run.config.train.steps - step
-        self._reporter.step_line(step, {**figures, **rates}, remaining * rates["step_seconds"])
+        self._tell(step, figures, rates)
+
+    def _tell(self, step: int, figures: dict[str, float], rates: dict[str, float]) -> None:
+        seconds_left = (self._run.config.train.steps - step) * rates["step_seconds"]
+        self._reporter.step_line(step, {**figures, **rates}, seconds_left)
+        self._last_line = self._clock.elapsed()
 
     def _evaluate(self, step: int, state: TrainState) -> None:
         if self._run.data.validation is None:
@@ -237,7 +244,6 @@ class Loop:
                 self._run.data.validation,
                 evaluate=lambda batch: self._run.evaluate(state.parameters, batch),
                 mesh=self._run.mesh,
-                examples=config.evaluate.examples,
             )
             self._reporter.record("validation", step, **figures)
             self._reporter.say(
@@ -287,7 +293,6 @@ class _Window:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self.is_first = True
         self.restart()
 
     def restart(self) -> None:
@@ -305,10 +310,10 @@ class _Window:
         self._tokens += figures["input_tokens"] + figures["target_tokens"]
         self._sequences += figures["sequences"]
 
-    def close(self) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         seconds = max(self._training_seconds() - self._began, 1e-9)
         steps = max(self._steps, 1)
-        rates = {
+        return {
             "tokens_per_second": round(self._tokens / seconds, 1),
             "sequences_per_second": round(self._sequences / seconds, 2),
             "step_seconds": round(seconds / steps, 5),
@@ -316,9 +321,6 @@ class _Window:
                 (self._clock.seconds["data_wait"] - self._waited) / steps, 5
             ),
         }
-        self.is_first = False
-        self.restart()
-        return rates
 
 
 def _finite(value: float) -> float | None:

@@ -75,7 +75,7 @@ def make_optimizer(
     Raises:
       ConfigError: an unknown optimizer or option.
     """
-    function = getattr(optax, name, None)
+    function: Any = getattr(optax, name, None)
     if not _is_optimizer(function):
         known = [key for key in dir(optax) if _is_optimizer(getattr(optax, key))]
         raise ConfigError(f"optimizer.name={name}: not an optimizer of optax{nearest(name, known)}")

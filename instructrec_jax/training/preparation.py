@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,17 @@ class RunData:
 
 
 def prepare_data(
-    config: ConfigDict, *, initial: LoadedModel | None, say: Callable[[str], None]
+    config: ConfigDict,
+    *,
+    may_build: bool,
+    initial: LoadedModel | None,
+    say: Callable[[str], None],
 ) -> RunData:
     """Builds what is missing and opens the rest; the first process of a run does the writing.
 
     Args:
       config: with the keys of configs/base.py.
+      may_build: whether a dataset folder that does not exist is built by the config's recipe.
       initial: the model that the run starts from, whose tokenizer it keeps.
       say: told of each stage.
 
@@ -61,11 +67,14 @@ def prepare_data(
     """
     dataset = Path(config.dataset)
     with _main_process_first("dataset"):
-        if not dataset.exists():
-            if dataset.suffix:
-                raise DataError(f"dataset {dataset} does not exist")
+        if may_build and not dataset.exists() and not dataset.suffix:
             say(f"dataset {dataset} does not exist yet: it is built by the config's own recipe")
             build_from_config(config, dataset, say)
+        if not dataset.exists() and not has_magic(str(dataset)):
+            raise DataError(
+                f"dataset {dataset} does not exist; give a file of JSON lines, or make a folder "
+                "with python -m instructrec_jax.build --config=... --output=DIR"
+            )
     with _main_process_first("tokenizer"):
         tokenizer = _prepare_tokenizer(config, dataset, initial, say)
     with _main_process_first("token cache"):
@@ -83,14 +92,18 @@ def prepare_data(
         mixture_rates=tuple(sorted(config.data.mixture_rates.items())),
         shuffle=True,
     )
-    plain = dataclasses.replace(
-        plan_config, mixture="proportional", mixture_cap=0, mixture_rates=(), shuffle=False
+    evaluation_config = PlanConfig(
+        encoder_length=config.data.encoder_length,
+        decoder_length=config.data.decoder_length,
+        batch_size=config.train.batch_size,
+        max_examples=config.evaluate.examples,
+        shuffle=False,
     )
     return RunData(
         tokenizer=tokenizer,
         training=PackingPlan(training, plan_config),
         training_cache=training,
-        validation=PackingPlan(validation, plain) if validation is not None else None,
+        validation=PackingPlan(validation, evaluation_config) if validation is not None else None,
         samples=_choose_samples(config, dataset) if validation is not None else (),
     )
 
@@ -134,6 +147,7 @@ def _prepare_tokenizer(
         vocabulary_size=config.tokenizer.vocabulary_size,
         sentinels=config.tokenizer.sentinels,
         seed=config.seed,
+        progress=say,
     )
     tokenizer.save(own)
     return tokenizer
@@ -176,12 +190,14 @@ def _open_validation(
 
 
 def _examples(config: ConfigDict, dataset: Path, split: str) -> Iterator[InstructionExample]:
-    if has_splits(dataset):
-        yield from read_examples(dataset, split=split)
+    if dataset.is_dir():
+        if any(dataset.glob(f"{split}-*")):
+            yield from read_examples(dataset, split=split)
         return
+    own_splits, fraction = has_splits(dataset), config.data.validation_fraction
     for example in read_examples(dataset):
-        fraction = config.data.validation_fraction
-        if split_of(example.id, validation_fraction=fraction, seed=config.seed) == split:
+        given = example.split if own_splits else ""
+        if split == (given or split_of(example.id, validation_fraction=fraction, seed=config.seed)):
             yield example
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
+from jax import Array, stages
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -23,10 +23,10 @@ Batch = Mapping[str, Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """Everything that a step changes."""
+    """Everything that a step changes: arrays, or what stands for them (shapes, shardings)."""
 
-    step: Array  # int32 scalar: optimizer steps taken = global batches consumed
-    nonfinite_in_a_row: Array  # int32 scalar
+    step: Any  # int32 scalar: optimizer steps taken = global batches consumed
+    nonfinite_in_a_row: Any  # int32 scalar
     parameters: Any
     optimizer_state: Any
 
@@ -58,13 +58,16 @@ def initial_state(
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """A NamedSharding for each leaf of a state (arrays or ShapeDtypeStructs)."""
-    specs = TrainState(
-        step=P(),
-        nonfinite_in_a_row=P(),
-        parameters=sharding.parameter_specs(state.parameters),
-        optimizer_state=sharding.optimizer_specs(state.optimizer_state, state.parameters),
+    whole = NamedSharding(mesh, P())
+    parameters = sharding.parameter_specs(state.parameters)
+    optimizer_state = sharding.optimizer_specs(state.optimizer_state, state.parameters)
+    return dataclasses.replace(
+        state,
+        step=whole,
+        nonfinite_in_a_row=whole,
+        parameters=sharding.named(mesh, parameters),
+        optimizer_state=sharding.named(mesh, optimizer_state),
     )
-    return sharding.named(mesh, specs)
 
 
 def make_train_step(
@@ -75,7 +78,7 @@ def make_train_step(
     settings: StepSettings,
     mesh: Mesh,
     shardings: TrainState,
-) -> Callable[[TrainState, dict[str, Array]], tuple[TrainState, dict[str, Array]]]:
+) -> stages.Wrapped:
     """The jitted step: (state, global batch) -> (state, figures). The old state is donated.
 
     Figures (float32 scalars): loss, loss_per_token, loss_per_sequence, accuracy, target_tokens,
@@ -124,16 +127,16 @@ def _summed_loss(
     settings: StepSettings,
     dropout_key: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
-    variables = {"params": parameters}
-    hidden = model.apply(
-        variables,
+    # Linen's `apply` is typed for methods that also return changed variables.
+    apply: Any = partial(model.apply, {"params": parameters})
+    hidden = apply(
         batch,
         deterministic=dropout_key is None,
         rngs={} if dropout_key is None else {"dropout": dropout_key},
         method="hidden",
     )
     return summed_nll(
-        lambda states: model.apply(variables, states, method="logits"),
+        partial(apply, method="logits"),
         hidden,
         batch,
         label_smoothing=settings.label_smoothing,

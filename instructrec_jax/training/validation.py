@@ -21,15 +21,13 @@ def validation_figures(
     *,
     evaluate: Callable[[dict[str, Array]], dict[str, Array]],
     mesh: Mesh,
-    examples: int,
 ) -> dict[str, Any]:
-    """NLL and accuracy on the validation split, the same examples each time.
+    """NLL and accuracy on the examples of a plan.
 
     Args:
       plan: unshuffled plan of the validation split.
       evaluate: global batch -> sums `nll`, `correct`, `tokens`, `sequences`.
       mesh: devices that share a batch.
-      examples: stops after this many; 0 = all.
 
     Returns:
       loss_per_token, loss_per_sequence and accuracy; tokens and sequences as whole numbers.
@@ -40,8 +38,6 @@ def validation_figures(
         batch = sharding.global_batch(mesh, rows, plan.config.batch_size)
         for name, value in jax.device_get(evaluate(batch)).items():
             totals[name] += float(value)
-        if examples and totals["sequences"] >= examples:
-            break
     tokens, sequences = max(totals["tokens"], 1.0), max(totals["sequences"], 1.0)
     return {
         "loss_per_token": totals["nll"] / tokens,
