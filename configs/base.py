@@ -36,22 +36,23 @@ def get_config() -> ConfigDict:
 def _build() -> ConfigDict:
     """Raw data to instruction examples (the `build` binary)."""
     build = ConfigDict()
-    # Raw corpora to collect; see instructrec_jax/instructions/sources.py.
+    # Raw corpora to collect; see instructrec_jax/instructions/sources/__init__.py.
     build.sources = ("python_code", "python_topics", "locale_names", "package_metadata")
-    # Tasks to construct; () = every task of these sources.
+    # Tasks to construct, out of instructrec_jax/instructions/tasks/__init__.py; () = every task of
+    # these sources.
     build.tasks = ()
     # CLDR locales that English is paired with, in both directions.
     build.languages = ("zh", "de", "fr", "es", "ja", "ru", "ar")
-    # Upper bounds, 0 = none.
+    # Upper bounds, 0 = none: documents read of each corpus, train examples kept of each task.
     build.max_documents_per_source = 0
     build.max_examples_per_task = 20_000
-    # Each (document, task) pair is phrased this many times, with different templates.
+    # Each train question is phrased this many times, with different templates.
     build.phrasings_per_example = 1
     # Lengths in characters; examples outside are rejected and counted.
     build.min_target_characters = 1
     build.max_target_characters = 2_000
     build.max_input_characters = 8_000
-    # Documents (not examples) that go to each split whole.
+    # Share of documents (not examples) that go to each split whole.
     build.validation_fraction = 0.02
     build.test_fraction = 0.05
     # Templates a task that training never sees, and tasks that training never sees.
@@ -59,7 +60,8 @@ def _build() -> ConfigDict:
     build.holdout_tasks = ("fill_blanks",)
     # At most this many test examples for each task and hold-out, 0 = all.
     build.max_test_examples = 200
-    # Limits of the guarded subprocess that runs collected code.
+    # Limits of the guarded process that runs collected code: wall time of all calls of a function,
+    # and address space.
     build.execution_seconds = 2.0
     build.execution_mebibytes = 512
     # Worker processes, 0 = one a core. The dataset does not depend on it.
@@ -160,7 +162,7 @@ def _train() -> ConfigDict:
     # Optimizer steps in the whole run.
     train.steps = 10_000
     # Packed rows in a global batch, over all devices and accumulation steps.
-    train.batch_size = 32
+    train.batch_size = 16
     # Micro-batches a step; each holds batch_size / accumulation_steps rows.
     train.accumulation_steps = 1
     # What the summed NLL is divided by: "sequences" (the paper's objective: the mean over

@@ -9,6 +9,7 @@ The same recipe and raw files give the same bytes, whatever the number of proces
 import fcntl
 import hashlib
 import json
+import os
 import platform
 import shutil
 import sys
@@ -117,14 +118,12 @@ def build_dataset(
     if problems:
         raise ConfigError("\n  ".join(["the dataset cannot be built:", *problems]))
     recipe_record = _recipe_record(recipe, tokenizer)
-    with _only_build_of(output):
-        known = _finished(output, recipe_record)
-        if known is not None:
-            progress(f"{output} is there already, built by the same recipe")
-            return BuildSummary(output, True, {split: known["examples"][split] for split in SPLITS})
-        partial = output.with_name(output.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    known = _finished(output, recipe_record)
+    if known is not None:
+        progress(f"{output} is there already, built by the same recipe")
+        return BuildSummary(output, True, {split: known["examples"][split] for split in SPLITS})
+    partial = output.with_name(output.name + ".partial")
+    with _claimed(partial):
         info = _build(recipe, tokenizer, recipe_record, processes, partial, output.name, progress)
         partial.rename(output)
     return BuildSummary(output, False, {split: info["examples"][split] for split in SPLITS})
@@ -348,12 +347,12 @@ def _recipe_record(recipe: Recipe, tokenizer: TokenizerRecipe) -> dict[str, Any]
 
 
 def _finished(output: Path, recipe_record: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What stands in the folder's dataset.json if it is this recipe's; None for no folder.
+    """What stands in the folder's dataset.json if it is this recipe's; None where there is nothing.
 
     Raises:
         ConfigError: the folder holds another dataset, or something that is no dataset.
     """
-    if not output.exists():
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return None
     try:
         info = read_dataset_info(output)
@@ -372,19 +371,25 @@ def _finished(output: Path, recipe_record: Mapping[str, Any]) -> dict[str, Any] 
 
 
 @contextmanager
-def _only_build_of(output: Path) -> Iterator[None]:
-    """Keep other builds of the same folder out; the lock goes with the process, however it ends."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    path = output.with_name(output.name + ".lock")
-    with open(path, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise ConfigError(f"another build of {output} is at work") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+def _claimed(partial: Path) -> Iterator[None]:
+    """Make the folder, empty, and keep other builds out of it as long as this process lives."""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{partial} cannot be made: {error.strerror}") from error
+    folder = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for leftover in partial.iterdir():
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        yield
+    except BlockingIOError as error:
+        raise ConfigError(f"another build is writing {partial}") from error
+    finally:
+        os.close(folder)
 
 
 @contextmanager

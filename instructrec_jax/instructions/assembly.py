@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from instructrec_jax.instructions import hashing
-from instructrec_jax.instructions.construct import DocumentDrafts
-from instructrec_jax.instructions.document import Document, Draft
+from instructrec_jax.instructions.construct import Candidate, DocumentDrafts
+from instructrec_jax.instructions.document import Document
 from instructrec_jax.instructions.example import (
     TEST,
     TRAIN,
@@ -19,7 +19,7 @@ from instructrec_jax.instructions.example import (
     Provenance,
 )
 from instructrec_jax.instructions.recipe import Recipe
-from instructrec_jax.instructions.splitting import DOCUMENT, PHRASING, TASK, answer_hash
+from instructrec_jax.instructions.splitting import DOCUMENT, PHRASING, TASK
 from instructrec_jax.instructions.tasks import TASKS
 from instructrec_jax.instructions.templates import (
     Template,
@@ -40,9 +40,11 @@ class _Entry:
 
     document: Document
     split: str
-    task: str
-    draft: Draft
-    hash: str
+    candidate: Candidate
+
+    @property
+    def task(self) -> str:
+        return self.candidate.task
 
 
 @dataclass
@@ -71,6 +73,7 @@ class Assembler:
         self._recipe = recipe
         self._entries: list[_Entry] = []
         self._text_split: dict[str, str] = {}
+        self._seen: dict[str, tuple[Template, ...]] = {}
         self._result = Assembly()
         for task in recipe.chosen_tasks:
             templates = load_templates(task)
@@ -80,6 +83,7 @@ class Assembler:
                 if task in recipe.holdout_tasks
                 else held_out_templates(templates, count=recipe.holdout_phrasings, seed=recipe.seed)
             )
+            self._seen[task] = tuple(t for t in templates if t not in self._result.held_out[task])
             self._result.rejected[task] = Counter()
 
     def add(self, documents: Iterable[DocumentDrafts]) -> None:
@@ -89,19 +93,7 @@ class Assembler:
             known = self._text_split.get(text, item.split)
             self._text_split[text] = min(known, item.split, key=_PRECEDENCE.__getitem__)
             for candidate in item.candidates:
-                draft = candidate.draft
-                entry = _Entry(
-                    document=item.document,
-                    split=item.split,
-                    task=candidate.task,
-                    draft=draft,
-                    hash=hashing.digest(
-                        candidate.task,
-                        item.document.identity,
-                        draft.question_hash,
-                        draft.target_hash,
-                    ),
-                )
+                entry = _Entry(document=item.document, split=item.split, candidate=candidate)
                 self._result.drafts[candidate.task] += 1
                 if candidate.reason:
                     self._reject(entry, candidate.reason)
@@ -110,14 +102,14 @@ class Assembler:
 
     def assemble(self) -> Assembly:
         """Filter, cap and phrase everything that was added."""
-        entries = sorted(self._entries, key=lambda e: (_PRECEDENCE[e.split], e.hash))
+        entries = sorted(self._entries, key=lambda e: (_PRECEDENCE[e.split], e.candidate.identity))
         entries = self._without_held_out_text(entries)
         entries = self._without_contradictions(entries)
         entries = self._without_duplicates(entries)
         for entry in self._within_caps(entries):
             self._result.accepted[entry.task] += 1
-            if "target_language" in entry.draft.fields:
-                fields = entry.draft.fields
+            fields = entry.candidate.draft.fields
+            if "target_language" in fields:
                 self._result.directions[fields["source_language"], fields["target_language"]] += 1
             self._result.examples += self._phrased(entry)
         seed = self._recipe.seed
@@ -146,11 +138,11 @@ class Assembler:
         """Questions of a task that have several targets: none of them is kept."""
         targets: dict[tuple[str, str], set[str]] = {}
         for entry in entries:
-            key = (entry.task, entry.draft.question_hash)
-            targets.setdefault(key, set()).add(entry.draft.target_hash)
+            key = (entry.task, entry.candidate.question)
+            targets.setdefault(key, set()).add(entry.candidate.target)
         kept = []
         for entry in entries:
-            if len(targets[entry.task, entry.draft.question_hash]) == 1:
+            if len(targets[entry.task, entry.candidate.question]) == 1:
                 kept.append(entry)
             else:
                 self._reject(entry, "contradiction")
@@ -162,9 +154,8 @@ class Assembler:
         answers: dict[str, str] = {}
         kept = []
         for entry in entries:
-            question = (entry.task, entry.draft.question_hash)
-            answer = answer_hash(entry.task, entry.draft.input, entry.draft.target)
-            if answers.setdefault(answer, entry.split) != entry.split:
+            question = (entry.task, entry.candidate.question)
+            if answers.setdefault(entry.candidate.answer, entry.split) != entry.split:
                 self._reject(entry, "answer_in_held_out_split")
             elif question in questions:
                 self._reject(entry, "duplicate")
@@ -199,8 +190,7 @@ class Assembler:
         it never sees (`phrasing`): the same unseen questions, so that the two compare.
         """
         recipe, task = self._recipe, entry.task
-        held_out = self._result.held_out[task]
-        seen = tuple(t for t in self._result.templates[task] if t not in held_out)
+        seen, held_out = self._seen[task], self._result.held_out[task]
         banks: Mapping[str, tuple[Template, ...]] = {"": seen}
         if entry.split == TEST:
             banks = {TASK: seen} if task in recipe.holdout_tasks else {DOCUMENT: seen}
@@ -210,7 +200,7 @@ class Assembler:
             count = 1 if holdout else min(recipe.phrasings_per_example, len(bank))
             for number in range(count):
                 template = choose_template(
-                    bank, seed=recipe.seed, example=entry.hash, phrasing=number
+                    bank, seed=recipe.seed, example=entry.candidate.identity, phrasing=number
                 )
                 yield self._example(entry, kind=holdout or str(number), template=template)
 
@@ -221,10 +211,10 @@ class Assembler:
 
         A rejected draft has no phrasing: its fields stand in place of the instruction.
         """
-        document, draft, task = entry.document, entry.draft, TASKS[entry.task]
+        document, draft, task = entry.document, entry.candidate.draft, TASKS[entry.task]
         instruction, text = ("", draft.input) if template is None else template.render(draft)
         return InstructionExample(
-            id=f"{entry.task}-{entry.hash}-{kind}",
+            id=f"{entry.task}-{entry.candidate.identity}-{kind}",
             task=entry.task,
             instruction=instruction,
             input=text,

@@ -9,17 +9,25 @@ from instructrec_jax.instructions.example import TEST
 from instructrec_jax.instructions.filters import rejection
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import SOURCES, Unit
-from instructrec_jax.instructions.splitting import split_of_document
+from instructrec_jax.instructions.splitting import answer_hash, split_of_document
 from instructrec_jax.instructions.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A draft of a task, and why it was refused ("" if it was not)."""
+    """A draft of a task, why it was refused ("" if it was not), and hashes to compare it by.
+
+    `question` is all that is asked, `target` the answer, both without white space; `answer` the
+    input and target without white space and case; `identity` tells the draft from every other one.
+    """
 
     task: str
     draft: Draft
     reason: str
+    question: str
+    target: str
+    answer: str
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,26 @@ def construct_unit(
                 reason = rejection(
                     draft, limits=recipe.limits, target_in_input=task.target_in_input
                 )
-                candidates.append(Candidate(task=name, draft=draft, reason=reason))
+                candidates.append(_candidate(name, draft, reason, document))
         bare = dataclasses.replace(document, content={})
         constructed.append(DocumentDrafts(document=bare, split=split, candidates=tuple(candidates)))
     return constructed
+
+
+def _candidate(task: str, draft: Draft, reason: str, document: Document) -> Candidate:
+    asked = sorted(key for key in draft.fields if key != "options")
+    question = hashing.digest(*(f"{key}={_without_space(draft.fields[key])}" for key in asked))
+    target = hashing.digest(_without_space(draft.target))
+    return Candidate(
+        task=task,
+        draft=draft,
+        reason=reason,
+        question=question,
+        target=target,
+        answer=answer_hash(task, draft.input, draft.target),
+        identity=hashing.digest(task, document.identity, question, target),
+    )
+
+
+def _without_space(value: object) -> str:
+    return "".join(str(value).split())

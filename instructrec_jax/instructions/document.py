@@ -62,21 +62,6 @@ class Draft:
         """The material that the question is about; may be empty."""
         return self.fields["input"]
 
-    @cached_property
-    def question_hash(self) -> str:
-        """Hash of all that is asked, without white space: the fields but for target and options."""
-        asked = sorted(key for key in self.fields if key != "options")
-        return hashing.digest(*(f"{key}={_without_space(self.fields[key])}" for key in asked))
-
-    @cached_property
-    def target_hash(self) -> str:
-        """Hash of the target without white space."""
-        return hashing.digest(_without_space(self.target))
-
-
-def _without_space(value: Any) -> str:
-    return "".join(str(value).split())
-
 
 @dataclass
 class Context:

@@ -5,6 +5,7 @@ for it longer than it must. Every call runs in two processes with different hash
 disagree (order of a set, identity, time, randomness) the outcome is "unstable".
 """
 
+import contextlib
 import json
 import os
 import select
@@ -119,11 +120,20 @@ class _Server:
 
     def send(self, job: dict[str, Any]) -> None:
         """Hand over a job; the answer is for `receive`."""
-        if self._process is None or self._process.poll() is not None:
+        line = json.dumps(job).encode() + b"\n"
+        if self._process is None or self._process.poll() is not None or not self._write(line):
+            self._stop()
             self._process = self._start()
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(job).encode() + b"\n")
-        self._process.stdin.flush()
+            self._write(line)
+
+    def _write(self, line: bytes) -> bool:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
 
     def receive(self, *, count: int, seconds: float) -> list[Outcome]:
         """The outcomes of the job sent last; after `seconds` without them the process is ended."""
@@ -143,7 +153,8 @@ class _Server:
     def _stop(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.communicate()
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
             self._process = None
 
     def close(self) -> None:

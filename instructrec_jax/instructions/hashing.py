@@ -24,7 +24,7 @@ def digest(*parts: object, size: int = 8) -> str:
 
 def fraction(*parts: object) -> float:
     """A number in [0, 1) that is uniform over different parts and fixed for the same ones."""
-    return int(digest(*parts), 16) / 2**64
+    return (int(digest(*parts), 16) >> 11) / 2**53
 
 
 def generator(*parts: object) -> random.Random:

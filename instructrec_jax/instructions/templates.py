@@ -113,5 +113,5 @@ def choose_template(
 
     `phrasing` numbers the phrasings of one example, which all differ (up to the bank's size).
     """
-    ranked = sorted(templates, key=lambda template: hashing.digest(seed, example, template.id))
-    return ranked[phrasing % len(ranked)]
+    first = int(hashing.fraction(seed, "template", example) * len(templates))
+    return templates[(first + phrasing) % len(templates)]

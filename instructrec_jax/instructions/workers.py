@@ -4,8 +4,10 @@ The workers are plain processes that talk over pipes: a fork would copy the thre
 builds (train.py has JAX's), and multiprocessing's other methods import their main module again.
 """
 
+import contextlib
 import os
 import pickle
+import signal
 import struct
 import subprocess
 import sys
@@ -111,8 +113,11 @@ class _Worker:
 
     def ask(self, source: str, unit: Unit) -> _Result:
         """The unit's documents; raises what the worker raised."""
-        _write_frame(self._to, (source, unit))
-        answer = _read_frame(self._from)
+        try:
+            _write_frame(self._to, (source, unit))
+            answer = _read_frame(self._from)
+        except BrokenPipeError:
+            answer = None
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:
@@ -121,7 +126,8 @@ class _Worker:
 
     def close(self) -> None:
         """Ask the process to end by closing its input, and wait for it."""
-        self._to.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._to.close()
         self._from.close()
         self._process.wait()
 
@@ -133,6 +139,8 @@ def sandbox_for(recipe: Recipe) -> Sandbox:
 
 def serve() -> None:
     """The worker's side: construct the units that come in until the input ends."""
+    # Ctrl-C reaches the whole group; the parent answers it and closes our input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     # Whatever a library prints must not come between the frames.
     os.dup2(2, 1)

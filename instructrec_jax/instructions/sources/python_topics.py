@@ -61,8 +61,12 @@ def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _is_prose(first_line: str, paragraph: str) -> bool:
-    """Indented blocks are code; what ends in a colon or starts small belongs to one."""
-    return not first_line[0].isspace() and not paragraph[0].islower() and paragraph[-1] in ".!?)"
+    """Indented blocks are code; what ends in a colon or starts small belongs to one.
+
+    "[1]" starts a footnote, "*" an entry of a list.
+    """
+    starts_well = not paragraph[0].islower() and paragraph[0] not in "[*"
+    return starts_well and not first_line[0].isspace() and paragraph[-1] in ".!?)"
 
 
 def _is_heading(block: list[str]) -> bool:

@@ -1,0 +1,94 @@
+import ast
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from instructrec_jax.instructions.mutation import MISTAKES, mutants, sample_mutants
+
+
+def changes(code):
+    return {(m.kind, m.line, m.before, m.after) for m in mutants(code)}
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "after"),
+    [
+        ("if a < b: pass", "comparison operator", "if a <= b: pass"),
+        ("return a not in b", "comparison operator", "return a in b"),
+        ("return a is b", "comparison operator", "return a is not b"),
+        ("return (a) == (b)", "comparison operator", "return (a) != (b)"),
+        ("return range(3)", "off by one", "return range(4)"),
+        ("return a[1:]", "off by one", "return a[0:]"),
+        ("return a + b", "arithmetic operator", "return a - b"),
+        ("return (a + b) * 2", "arithmetic operator", "return (a + b) // 2"),
+        ("return a", "wrong name", "return b"),
+        ("return a", "missing return", "a"),
+        ("if not a: pass", "negated condition", "if a: pass"),
+        ("if a: pass", "negated condition", "if not a: pass"),
+        ("while a(b): pass", "negated condition", "while not a(b): pass"),
+    ],
+)
+def test_each_kind_of_mistake(line, kind, after):
+    assert (kind, 2, line, after) in changes(f"def f(a, b):\n    {line}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ('return "%d" % a', "arithmetic operator"),
+        ('return "a" + b', "arithmetic operator"),
+        ("return 'a < b'", "comparison operator"),
+        ("return", "missing return"),
+        ("x = {3: a}", "off by one"),
+        ("return a[0x10]", "off by one"),
+        ("return self.a", "wrong name"),
+    ],
+)
+def test_what_is_left_alone(line, kind):
+    assert kind not in {change[0] for change in changes(f"def f(a, b):\n    {line}\n")}
+
+
+def test_comments_layout_and_wide_characters_stay():
+    code = "def f(a, é):\n    # ≤ a\n    return  'é' < a   # é < a\n"
+    (mutant,) = (m for m in mutants(code) if m.kind == "comparison operator" and ">" in m.after)
+    assert mutant.code == "def f(a, é):\n    # ≤ a\n    return  'é' > a   # é < a\n"
+
+
+def test_code_that_does_not_parse_has_no_mutants():
+    assert mutants("def f(:") == []
+    assert sample_mutants("def f(:", count=2, choose=random.Random(0)) == []
+
+
+FUNCTION = """\
+def median(data, *, low=False):
+    data = sorted(data)
+    n = len(data)
+    if not data:
+        raise ValueError("no data")
+    if n % 2 == 1 or low:
+        return data[(n - 1) // 2]
+    i = n // 2
+    return (data[i - 1] + data[i]) / 2
+"""
+
+
+def test_all_mutants_parse_and_differ_in_one_line():
+    found = mutants(FUNCTION)
+    assert {mutant.kind for mutant in found} == set(MISTAKES)
+    for mutant in found:
+        assert ast.dump(ast.parse(mutant.code)) != ast.dump(ast.parse(FUNCTION))
+        old, new = FUNCTION.split("\n"), mutant.code.split("\n")
+        differing = [i for i, (a, b) in enumerate(zip(old, new, strict=True), 1) if a != b]
+        assert differing == [mutant.line]
+        assert old[mutant.line - 1].strip() == mutant.before
+        assert new[mutant.line - 1].strip() == mutant.after
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_samples_are_mutants_of_different_kinds(seed, count):
+    sampled = sample_mutants(FUNCTION, count=count, choose=random.Random(seed))
+    assert len(sampled) == len({mutant.kind for mutant in sampled}) == count
+    assert set(sampled) <= set(mutants(FUNCTION))
