@@ -64,8 +64,13 @@ def test_every_template_renders_with_the_generators_fields(real_drafts, task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_template_leaks_the_target(real_drafts, task):
-    # Closed choices stand in the instruction by design, and a target of one sign may be a number.
-    drafts = [d for d in real_drafts[task] if not d.options and len(d.target) > 8]
+    # Closed choices stand in the instruction by design, a target of one sign may be a number, and
+    # what the input holds is no secret.
+    drafts = [
+        draft
+        for draft in real_drafts[task]
+        if not draft.options and len(draft.target) > 8 and draft.target not in draft.input
+    ]
     for template in load_templates(task):
         for draft in drafts[:20]:
             if "input" not in template.fields:
