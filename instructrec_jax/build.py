@@ -140,7 +140,7 @@ def _build(
 ) -> dict[str, Any]:
     # ---- Raw corpora → documents → drafts -------------------------------------------------------
     assembler = Assembler(recipe)
-    sources = {source: SourceStatistics() for source in recipe.sources}
+    sources = {source: SourceStatistics() for source in recipe.used_sources}
     with Workers(recipe, processes=processes) as workers:
         for source, statistics in sources.items():
             _collect(source, workers, recipe, assembler, statistics, progress)

@@ -55,6 +55,15 @@ class Recipe:
             if (not self.tasks or name in self.tasks) and set(task.sources) & set(self.sources)
         )
 
+    @property
+    def used_sources(self) -> tuple[str, ...]:
+        """The sources that any of the chosen tasks is made from."""
+        return tuple(
+            source
+            for source in self.sources
+            if any(source in TASKS[name].sources for name in self.chosen_tasks)
+        )
+
     def to_record(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
         return {

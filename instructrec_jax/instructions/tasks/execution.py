@@ -26,30 +26,46 @@ _BUG_REFERENCES = 5
 class _Run:
     """A function, or a mutant of it, and what each call gave."""
 
+    function: PureFunction
     listing: str
+    arguments: tuple[tuple, ...]
     outcomes: dict[str, Outcome]
 
 
-def _runs(document: Document, context: Context) -> list[_Run]:
-    """The function's run and those of its mutants, on the same arguments; [] where not pure."""
-    return context.remember(document, "runs", lambda: _executed(document, context))
+def _original(document: Document, context: Context) -> list[_Run]:
+    """The function's run; [] where it is not pure."""
+
+    def execute() -> list[_Run]:
+        function = pure_function(document.content)
+        if function is None:
+            return []
+        choose = context.random(document, "arguments")
+        arguments = sample_arguments(function, count=_CALLS_TRIED, choose=choose)
+        return [_run(function, function.code, arguments, context)]
+
+    return context.remember(document, "original", execute)
 
 
-def _executed(document: Document, context: Context) -> list[_Run]:
-    function = pure_function(document.content)
-    if function is None:
-        return []
-    choose = context.random(document, "arguments")
-    arguments = sample_arguments(function, count=_CALLS_TRIED, choose=choose)
-    original = _run(function, function.code, arguments, context)
-    if len(_results(original)) < 2:
-        return [original]
-    # Mutants get the arguments that fit the function's types.
-    pairs = zip(arguments, original.outcomes.values(), strict=True)
-    fitting = [values for values, outcome in pairs if outcome.kind == "ok"]
-    choose = context.random(document, "mutants")
-    mutants = sample_mutants(function.code, count=_MUTANTS_PER_FUNCTION, choose=choose)
-    return [original, *(_run(function, m.code, fitting, context) for m in mutants)]
+def _mutants(document: Document, context: Context) -> list[_Run]:
+    """Runs of the function's mutants, on the arguments that fit its types."""
+
+    def execute() -> list[_Run]:
+        runs = []
+        for original in _original(document, context):
+            if len(_results(original)) < 2:
+                continue
+            pairs = zip(original.arguments, original.outcomes.values(), strict=True)
+            fitting = [values for values, outcome in pairs if outcome.kind == "ok"]
+            function = original.function
+            mutants = sample_mutants(
+                function.code,
+                count=_MUTANTS_PER_FUNCTION,
+                choose=context.random(document, "mutants"),
+            )
+            runs += [_run(function, mutant.code, fitting, context) for mutant in mutants]
+        return runs
+
+    return context.remember(document, "mutants", execute)
 
 
 def _run(function: PureFunction, code: str, arguments: list[tuple], context: Context) -> _Run:
@@ -61,7 +77,9 @@ def _run(function: PureFunction, code: str, arguments: list[tuple], context: Con
     )
     calls = [f"{function.name}({', '.join(map(repr, values))})" for values in arguments]
     return _Run(
+        function=function,
         listing=function.listing.replace(function.code, code),
+        arguments=tuple(arguments),
         outcomes=dict(zip(calls, outcomes, strict=True)),
     )
 
@@ -76,7 +94,7 @@ def predict_output(document: Document, context: Context) -> Iterator[Draft]:
     Calls that gave no value that can be written down, and functions whose calls all gave the same
     one, make drafts that are rejected.
     """
-    for run in _runs(document, context):
+    for run in [*_original(document, context), *_mutants(document, context)]:
         constant = len(_results(run)) < 2
         kept: dict[str, int] = {}
         for call, outcome in run.outcomes.items():
@@ -96,7 +114,7 @@ _TYPES = ("bool", "bytes", "dict", "float", "int", "list", "None", "str", "tuple
 
 def predict_type(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a call → the type of the value that it returns."""
-    for run in _runs(document, context)[:1]:
+    for run in _original(document, context):
         kept: dict[str, int] = {}
         for call, outcome in run.outcomes.items():
             kind = _type_name(outcome.text) if outcome.kind == "ok" else ""
@@ -116,18 +134,17 @@ def _type_name(literal: str) -> str:
 
 def expose_bug(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a changed version → a call that tells them apart; all such calls count."""
-    runs = _runs(document, context)
-    for changed in runs[1:]:
-        original = runs[0]
-        telling = [
-            f"{call} gives {original.outcomes[call].text} before and {_told(wrong)} after."
-            for call, wrong in changed.outcomes.items()
-            if wrong != original.outcomes[call] and wrong.kind in ("ok", "raised")
-        ]
-        telling = sorted(telling, key=len)[:_BUG_REFERENCES]
-        if telling:
-            before_and_after = f"Before:\n{original.listing}\n\nAfter:\n{changed.listing}"
-            yield Draft({"input": before_and_after}, target=telling[0], references=tuple(telling))
+    for original in _original(document, context):
+        for changed in _mutants(document, context):
+            telling = [
+                f"{call} gives {original.outcomes[call].text} before and {_told(wrong)} after."
+                for call, wrong in changed.outcomes.items()
+                if wrong != original.outcomes[call] and wrong.kind in ("ok", "raised")
+            ]
+            telling = sorted(telling, key=len)[:_BUG_REFERENCES]
+            if telling:
+                fields = {"input": f"Before:\n{original.listing}\n\nAfter:\n{changed.listing}"}
+                yield Draft(fields, target=telling[0], references=tuple(telling))
 
 
 def _told(outcome: Outcome) -> str:
