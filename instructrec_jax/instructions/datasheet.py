@@ -76,7 +76,9 @@ def render(
         info=info,
         name=name,
         tasks=_task_rows(info, assembly),
-        reasons=[(reason, count, REASONS[reason]) for reason, count in reasons.most_common()],
+        reasons=[
+            (reason, count, REASONS.get(reason, "")) for reason, count in reasons.most_common()
+        ],
         sources=SOURCES,
         target_sources=Counter(example.target_source for example in examples).most_common(),
         target_source_texts=TARGET_SOURCES,

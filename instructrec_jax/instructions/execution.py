@@ -107,14 +107,14 @@ class _Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing else.
+        # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing of ours.
         return subprocess.Popen(
             [sys.executable, "-P", "-s", "-S", "-B", str(_PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=self._folder.name,
-            env={"PYTHONHASHSEED": self._hash_seed},
+            env={"PYTHONHASHSEED": self._hash_seed, "TZ": "UTC"},
             start_new_session=True,
         )
 

@@ -28,6 +28,8 @@ _REFUSED_NODES = (
     ast.Yield,
     ast.YieldFrom,
 )
+# What they give tomorrow is not what they give today.
+_CLOCKS = frozenset({"now", "today", "utcnow"})
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def _needed_modules(function: ast.FunctionDef, imported: tuple[str, ...]) -> tup
     for node in ast.walk(function):
         if isinstance(node, _REFUSED_NODES):
             return None
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+        if isinstance(node, ast.Attribute) and (node.attr[0] == "_" or node.attr in _CLOCKS):
             return None
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)

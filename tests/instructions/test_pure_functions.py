@@ -37,10 +37,11 @@ def test_a_pure_function_and_what_it_needs():
         "return eval(x)",
         "return getattr(x, 'y')",
         "print(x)",
+        "return datetime.date.today()",
     ],
 )
 def test_what_is_not_pure(body):
-    assert pure_function(content(f"import os\n\ndef f(x):\n    {body}\n")) is None
+    assert pure_function(content(f"import os, datetime\n\ndef f(x):\n    {body}\n")) is None
 
 
 @pytest.mark.parametrize(
