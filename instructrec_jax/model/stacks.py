@@ -188,6 +188,7 @@ def _scanned(layer: type[nn.Module], config: T5Config, *, length: int, arguments
         split_rngs={"params": True, "dropout": True},
         in_axes=(nn.broadcast,) * arguments,
         length=length,
+        unroll=min(config.scan_unroll, length),
     )(config)
 
 

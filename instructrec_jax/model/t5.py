@@ -4,6 +4,7 @@ Layers are scanned, so every parameter of a layer has a leading L axis and the c
 does not grow with depth. Shape letters: see layers.py.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -134,6 +135,8 @@ def init_parameters(config: T5Config, rng: Array) -> Parameters:
         for side in ("encoder", "decoder")
         for feature in ("input_tokens", "segment_ids")
     }
+    # The parameters do not depend on how layers are looped over, the time to compile this does.
+    config = dataclasses.replace(config, scan_unroll=1)
     return T5(config).init(rng, batch)["params"]
 
 
