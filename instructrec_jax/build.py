@@ -124,7 +124,7 @@ def build_dataset(
         return BuildSummary(output, True, {split: known["examples"][split] for split in SPLITS})
     partial = output.with_name(output.name + ".partial")
     with _claimed(partial):
-        info = _build(recipe, tokenizer, recipe_record, processes, partial, output.name, progress)
+        info = _build(recipe, tokenizer, recipe_record, processes, partial, progress)
         partial.rename(output)
     return BuildSummary(output, False, {split: info["examples"][split] for split in SPLITS})
 
@@ -135,7 +135,6 @@ def _build(
     recipe_record: dict[str, Any],
     processes: int,
     folder: Path,
-    name: str,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     # ---- Raw corpora → documents → drafts -------------------------------------------------------
@@ -180,7 +179,7 @@ def _build(
         "tokenizer": judged,
         "files": files,
     }
-    page = datasheet.render(info=info, assembly=assembly, name=name)
+    page = datasheet.render(info=info, assembly=assembly)
     (folder / "datasheet.html").write_text(page, encoding="utf-8")
     write_json(folder / DATASET_FILE, info)
     progress(f"wrote {len(files)} files and the datasheet, {time.monotonic() - start:.1f} s")

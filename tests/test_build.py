@@ -130,11 +130,11 @@ def test_the_hold_outs_hold(dataset):
 def test_other_processes_and_hash_seeds_give_the_same_bytes(dataset, tmp_path):
     output, _, _ = dataset
     again = command(
-        tmp_path / "small", "--config.build.processes=3", PYTHONHASHSEED="77", TZ="Asia/Tokyo"
+        tmp_path / "other_name", "--config.build.processes=3", PYTHONHASHSEED="77", TZ="Asia/Tokyo"
     )
     _, said = again.communicate()
     assert again.returncode == 0, said
-    assert contents(tmp_path / "small") == contents(output)
+    assert contents(tmp_path / "other_name") == contents(output)
     assert "examples" in said and "datasheet" in said
 
 

@@ -58,9 +58,8 @@ def render(
     *,
     info: Mapping[str, Any],
     assembly: Assembly,
-    name: str,
 ) -> str:
-    """The page of a dataset called `name`; `info` is the contents of its dataset.json."""
+    """The page of a dataset; `info` is the contents of its dataset.json."""
     environment = Environment(
         loader=FileSystemLoader([Path(__file__).parent, _STYLE_FOLDER]),
         autoescape=True,
@@ -74,7 +73,6 @@ def render(
     reasons = Counter(info["rejected_by_reason"])
     return environment.get_template("datasheet.html").render(
         info=info,
-        name=name,
         tasks=_task_rows(info, assembly),
         reasons=[
             (reason, count, REASONS.get(reason, "")) for reason, count in reasons.most_common()

@@ -57,11 +57,11 @@ def mutants(code: str) -> list[Mutant]:
     tree = _parsed(code)
     if tree is None:
         return []
-    lines = code.split("\n")
+    nodes, lines = list(ast.walk(tree)), code.split("\n")
     found = (
-        _applied(kind, edit, lines, tree)
+        _applied(kind, edit, lines)
         for kind, edits in MISTAKES.items()
-        for edit in edits(tree, lines)
+        for edit in edits(nodes, lines)
     )
     return [mutant for mutant in found if mutant is not None]
 
@@ -71,11 +71,11 @@ def sample_mutants(code: str, *, count: int, choose: random.Random) -> list[Muta
     tree = _parsed(code)
     if tree is None:
         return []
-    lines = code.split("\n")
+    nodes, lines = list(ast.walk(tree)), code.split("\n")
     sampled: list[Mutant] = []
     for kind in choose.sample(list(MISTAKES), len(MISTAKES)):
-        edits = list(MISTAKES[kind](tree, lines))
-        mutant = _applied(kind, choose.choice(edits), lines, tree) if edits else None
+        edits = list(MISTAKES[kind](nodes, lines))
+        mutant = _applied(kind, choose.choice(edits), lines) if edits else None
         if mutant is not None:
             sampled.append(mutant)
         if len(sampled) == count:
@@ -92,26 +92,25 @@ def _parsed(code: str) -> ast.Module | None:
         return None
 
 
-def _applied(kind: str, edit: _Edit, lines: list[str], tree: ast.Module) -> Mutant | None:
-    """The mutant, or None where the edit gives no program or the same one."""
+def _applied(kind: str, edit: _Edit, lines: list[str]) -> Mutant | None:
+    """The mutant, or None where the edit gives no program (it cannot give the same one)."""
     before = lines[edit.line - 1]
     data = before.encode()
     after = (data[: edit.start] + edit.text.encode() + data[edit.end :]).decode()
     code = "\n".join([*lines[: edit.line - 1], after, *lines[edit.line :]])
-    changed = _parsed(code)
-    if changed is None or ast.dump(changed) == ast.dump(tree):
+    if _parsed(code) is None:
         return None
     return Mutant(kind=kind, line=edit.line, before=before.strip(), after=after.strip(), code=code)
 
 
-def _comparison_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
-    for node in ast.walk(tree):
+def _comparison_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield from _operator_edits(node.left, node.comparators[0], lines, _COMPARISONS)
 
 
-def _arithmetic_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
-    for node in ast.walk(tree):
+def _arithmetic_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
         # "%" after a text formats it, "+" joins texts: no number would come of the others.
         if isinstance(node, ast.BinOp) and not _is_text(node.left) and not _is_text(node.right):
             yield from _operator_edits(node.left, node.right, lines, _ARITHMETIC)
@@ -138,9 +137,9 @@ def _operator_edits(
         yield _Edit(line, start, start + len(match[2]), replacement)
 
 
-def _off_by_one_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
+def _off_by_one_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
     """Whole numbers in ranges, subscripts, comparisons and sums, one up and one down."""
-    for node in ast.walk(tree):
+    for node in nodes:
         for number in _counting_numbers(node):
             if number.end_col_offset is None or number.lineno != number.end_lineno:
                 continue
@@ -173,9 +172,9 @@ def _counting_numbers(node: ast.AST) -> list[ast.Constant]:
     ]
 
 
-def _wrong_name_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
+def _wrong_name_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
     """A variable in place of another one that the function has bound by then."""
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     if not functions:
         return
     arguments = functions[0].args
@@ -195,16 +194,16 @@ def _wrong_name_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
             yield _Edit(node.lineno, node.col_offset, node.end_col_offset or 0, other)
 
 
-def _missing_return_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
-    for node in ast.walk(tree):
+def _missing_return_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
         if isinstance(node, ast.Return) and node.value is not None:
             prefix = lines[node.lineno - 1].encode()[node.col_offset :].decode()
             if prefix.startswith("return ") and node.value.lineno == node.lineno:
                 yield _Edit(node.lineno, node.col_offset, node.value.col_offset, "")
 
 
-def _negated_condition_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]:
-    for node in ast.walk(tree):
+def _negated_condition_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
         if not isinstance(node, ast.If | ast.While | ast.IfExp):
             continue
         test = node.test
@@ -215,7 +214,7 @@ def _negated_condition_edits(tree: ast.AST, lines: list[str]) -> Iterator[_Edit]
 
 
 # The kinds of mistakes by name, as targets name them; a new kind is one entry.
-MISTAKES: dict[str, Callable[[ast.AST, list[str]], Iterator[_Edit]]] = {
+MISTAKES: dict[str, Callable[[list[ast.AST], list[str]], Iterator[_Edit]]] = {
     "comparison operator": _comparison_edits,
     "off by one": _off_by_one_edits,
     "arithmetic operator": _arithmetic_edits,
