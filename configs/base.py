@@ -54,7 +54,7 @@ def _build() -> ConfigDict:
     build.max_input_characters = 8_000
     # Share of documents (not examples) that go to each split whole.
     build.validation_fraction = 0.02
-    build.test_fraction = 0.05
+    build.test_fraction = 0.1
     # Templates a task that training never sees, and tasks that training never sees.
     build.holdout_phrasings = 2
     build.holdout_tasks = ("fill_blanks",)
@@ -116,8 +116,8 @@ def _model() -> ConfigDict:
     model.dropout_rate = 0.0
     # "bfloat16" or "float32"; parameters, softmax, norms and loss are always float32.
     model.activation_dtype = "bfloat16"
-    # What the backward pass recomputes: a name in instructrec_jax/model/t5.py; "none" is fastest,
-    # "full" takes the least memory.
+    # What the backward pass recomputes: a name in instructrec_jax/model/layers.py. "none" is
+    # fastest, "full" takes the least memory.
     model.remat = "none"
     # Attention backend, by name.
     model.attention = "einsum"

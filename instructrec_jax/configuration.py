@@ -6,19 +6,18 @@ configs/base.py; keys that base.py does not know are refused, with the nearest k
 """
 
 import ast
-import difflib
 import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, nearest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BASE_FILE = "configs/base.py"
@@ -32,17 +31,6 @@ _KINDS: dict[type, str] = {
     float: "a number",
     tuple: "a tuple",
 }
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint for a mistyped name: "; did you mean 'x'?", or an empty string."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:
-        # A key in the wrong section: train.learning_rate for optimizer.learning_rate.
-        last = name.rsplit(".", 1)[-1]
-        close = [key for key in known if key.rsplit(".", 1)[-1] == last][:1]
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Errors that a person can mend, each with the exit code that its binary ends with."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake outside this code: the message is one line that says what to change.
@@ -38,3 +41,16 @@ class Preempted(UserError):
     """The run was interrupted, saved its state and can go on with the same command."""
 
     exit_code = 75
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a mistyped name, "; did you mean 'x'?", or an empty string.
+
+    Dotted names that end alike count as near: train.learning_rate, optimizer.learning_rate.
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if not close:
+        last = name.rsplit(".", 1)[-1]
+        close = [key for key in names if key.rsplit(".", 1)[-1] == last][:1]
+    return f"; did you mean '{close[0]}'?" if close else ""

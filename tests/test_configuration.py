@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from instructrec_jax.command_line import split_overrides
-from instructrec_jax.configuration import config_record, load_config, nearest
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.configuration import config_record, load_config
+from instructrec_jax.errors import ConfigError, nearest
 
 BASE = "configs/base.py"
 

@@ -37,7 +37,10 @@ class Evaluated:
 def run_binary(*arguments):
     return subprocess.run(
         [sys.executable, "-c", RUN_BINARY, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         # One device, unlike the eight of this process: the results must not depend on it.
         env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
     )
@@ -88,9 +91,21 @@ def test_files_and_their_contents(evaluated):
 
 def test_terminal_output(evaluated):
     words = evaluated.process.stderr
-    for expected in ("task", "hold-out", "/token", "match", "floor:", "copy", "frequent",
-                     "chinese", "phrasing", "not above", "mean over tasks",
-                     "answering: 8 of 8", f"report: {evaluated.output / 'report.html'}"):
+    for expected in (
+        "task",
+        "hold-out",
+        "/token",
+        "match",
+        "floor:",
+        "copy",
+        "frequent",
+        "chinese",
+        "phrasing",
+        "not above",
+        "mean over tasks",
+        "answering: 8 of 8",
+        f"report: {evaluated.output / 'report.html'}",
+    ):
         assert expected in words
     assert evaluated.process.stdout == "loaded: []\n"
 
@@ -105,8 +120,12 @@ def test_the_report_has_the_runs_loss_curve(evaluated):
 def test_evaluating_again_gives_the_same_bytes(evaluated, tmp_path):
     progress = []
     evaluate_checkpoint(
-        checkpoint=evaluated.run, dataset=evaluated.dataset, output=tmp_path, batch_size=4,
-        say=lambda text: None, progress=lambda *done: progress.append(done),
+        checkpoint=evaluated.run,
+        dataset=evaluated.dataset,
+        output=tmp_path,
+        batch_size=4,
+        say=lambda text: None,
+        progress=lambda *done: progress.append(done),
     )
     for name in FILES:
         assert (tmp_path / name).read_bytes() == (evaluated.output / name).read_bytes()
@@ -121,16 +140,25 @@ def planted(monkeypatch):
     """Puts a model in place that answers each text by a function of it."""
 
     def plant(answer):
-        def generate(params, config, tokenizer, texts, *, max_new_tokens, batch_size,
-                     encoder_length, progress):
+        def generate(
+            params,
+            config,
+            tokenizer,
+            texts,
+            *,
+            max_new_tokens,
+            batch_size,
+            encoder_length,
+            progress,
+        ):
             return [
-                SimpleNamespace(output=answer(text), score=-1.0, stop_reason="eos",
-                                truncated=False)
+                SimpleNamespace(output=answer(text), score=-1.0, stop_reason="eos", truncated=False)
                 for text in texts
             ]
 
-        def score(params, config, tokenizer, texts, targets, *, batch_size, encoder_length,
-                  progress):
+        def score(
+            params, config, tokenizer, texts, targets, *, batch_size, encoder_length, progress
+        ):
             return [
                 SimpleNamespace(logprob=-0.5 * len(target), token_logprobs=[-0.5] * len(target))
                 for target in targets
@@ -144,8 +172,12 @@ def planted(monkeypatch):
 
 def evaluate_planted(evaluated, output, **options):
     return evaluate_checkpoint(
-        checkpoint=evaluated.run, dataset=evaluated.dataset, output=output, batch_size=1,
-        say=lambda text: None, **options,
+        checkpoint=evaluated.run,
+        dataset=evaluated.dataset,
+        output=output,
+        batch_size=1,
+        say=lambda text: None,
+        **options,
     )
 
 
@@ -180,7 +212,8 @@ def test_a_planted_copying_model(evaluated, planted, tmp_path):
 def test_losses_that_are_not_finite_become_null(evaluated, planted, tmp_path, monkeypatch):
     planted(str)
     monkeypatch.setattr(
-        prediction, "score",
+        prediction,
+        "score",
         lambda *texts, **options: [
             SimpleNamespace(logprob=float("nan"), token_logprobs=[0.0]) for _ in texts[-1]
         ],
@@ -202,8 +235,11 @@ def test_a_bound_on_examples(evaluated, planted, tmp_path):
 
 def test_user_errors(evaluated, tmp_path):
     def evaluate(**changes):
-        defaults = {"checkpoint": evaluated.run, "dataset": evaluated.dataset,
-                    "output": tmp_path / "output"}
+        defaults = {
+            "checkpoint": evaluated.run,
+            "dataset": evaluated.dataset,
+            "output": tmp_path / "output",
+        }
         evaluate_checkpoint(**{**defaults, **changes}, say=lambda text: None)
 
     with pytest.raises(CheckpointError, match="nowhere"):

@@ -30,13 +30,16 @@ def test_evaluate_notebook(tmp_path, monkeypatch):
     path = next(path for path in NOTEBOOKS if path.name == "evaluate.ipynb")
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=120, kernel_name="python3",
+        notebook,
+        timeout=120,
+        kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
 
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code"
-               for output in cell.outputs]
+    outputs = [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     words = "".join(output.text for output in outputs if output.output_type == "stream")
     # The loss, one of bars for each of two hold-outs, and the lengths.

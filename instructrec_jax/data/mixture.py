@@ -5,7 +5,6 @@ is walked through cyclically, in a new order each time round: after any number o
 of two of its examples differ by one at most.
 """
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -13,7 +12,7 @@ from fractions import Fraction
 import numpy as np
 
 from instructrec_jax.data.shuffling import shuffled
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, nearest
 
 MIXTURES = ("proportional", "temperature", "explicit")
 
@@ -122,8 +121,7 @@ def _check(
     """Refuse settings that name or mean nothing."""
     if mixture not in MIXTURES:
         raise ConfigError(
-            f"data.mixture is {mixture!r}{_nearest(mixture, MIXTURES)}: "
-            f"choose one of {', '.join(MIXTURES)}"
+            f"data.mixture={mixture}: not one of {', '.join(MIXTURES)}{nearest(mixture, MIXTURES)}"
         )
     if cap < 0:
         raise ConfigError(f"data.mixture_cap is {cap}: it must be 0 (no cap) or more")
@@ -140,8 +138,8 @@ def _check(
     for task, rate in rates:
         if task not in sizes:
             raise ConfigError(
-                f"data.mixture_rates names the task {task!r}{_nearest(task, tuple(sizes))}: "
-                f"the dataset has {', '.join(sizes)}"
+                f"data.mixture_rates.{task}: the dataset has the tasks {', '.join(sizes)}"
+                f"{nearest(task, sizes)}"
             )
         if not (math.isfinite(rate) and rate >= 0):
             raise ConfigError(f"data.mixture_rates: {task!r} has the rate {rate}: must be >= 0")
@@ -149,9 +147,3 @@ def _check(
             raise ConfigError(f"data.mixture_rates names the task {task!r} twice")
     if not any(rate > 0 for _, rate in rates):
         raise ConfigError('data.mixture is "explicit": data.mixture_rates needs a rate above 0')
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    """A hint at the known name most like `name`, if there is one."""
-    matches = difflib.get_close_matches(name, known, n=1)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -76,13 +76,16 @@ def line_chart(
     y_low, y_high = y_marks[0], y_marks[-1]
     lines = []
     for each, points in drawn:
-        placed = tuple(
-            (_percent(x, x_low, x_high), _percent(y, y_low, y_high)) for x, y in points
-        )
+        placed = tuple((_percent(x, x_low, x_high), _percent(y, y_low, y_high)) for x, y in points)
         path = "M" + " L".join(f"{x:.2f},{100 - y:.2f}" for x, y in placed)
         lines.append(
-            Line(name=each.name, style=each.style, path=path, points=placed,
-                 last=number_label(each.points[-1][1]))
+            Line(
+                name=each.name,
+                style=each.style,
+                path=path,
+                points=placed,
+                last=number_label(each.points[-1][1]),
+            )
         )
     x_marks = [mark for mark in nice_ticks(x_low, x_high, 6) if x_low <= mark <= x_high]
     return LineChart(

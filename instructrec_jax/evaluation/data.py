@@ -24,9 +24,7 @@ class EvaluationData:
     note: str = ""
 
 
-def open_evaluation_data(
-    dataset: Path, *, split: str | None, run: RunLog | None
-) -> EvaluationData:
+def open_evaluation_data(dataset: Path, *, split: str | None, run: RunLog | None) -> EvaluationData:
     """Read the split to evaluate: `split`, or where that is None the one that training never saw.
 
     That is the test split of data with splits. A file without splits that `run` was trained on

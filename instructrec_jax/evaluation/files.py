@@ -23,8 +23,7 @@ def json_text(value: Any) -> str:
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line; numbers that are not finite become null."""
     return "".join(
-        json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n"
-        for record in records
+        json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records
     )
 
 

@@ -184,8 +184,9 @@ def beats_floors(model: Mapping[str, float], floors: Mapping[str, Mapping[str, f
 def _macro(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Unweighted means over tasks, for each hold-out."""
     macro = {}
-    for holdout in sorted({name for groups in tasks.values() for name in groups},
-                          key=holdout_order):
+    for holdout in sorted(
+        {name for groups in tasks.values() for name in groups}, key=holdout_order
+    ):
         groups = [each[holdout] for each in tasks.values() if holdout in each]
         macro[holdout] = {
             "tasks": len(groups),

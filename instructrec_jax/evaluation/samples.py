@@ -60,8 +60,9 @@ def from_training(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "holdout": f"step {record['step']}",
             "stop_reason": "",
             **record,
-            "chrf": sentence_chrf(record["output"], acceptable_targets(
-                target=record["target"], references=())),
+            "chrf": sentence_chrf(
+                record["output"], acceptable_targets(target=record["target"], references=())
+            ),
             "exact_match": float(record["output"].strip() == record["target"].strip()),
         }
         for record in newest.values()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instructrec_jax.configuration import nearest
+from instructrec_jax.errors import nearest
 from instructrec_jax.instructions.filters import Limits
 from instructrec_jax.instructions.sources import SOURCES
 from instructrec_jax.instructions.sources.locale_names import is_known_language

@@ -1,12 +1,11 @@
 """Model configuration: one frozen dataclass, and the table of known sizes."""
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.model.attention import ATTENTION_BACKENDS
 from instructrec_jax.model.layers import ACTIVATIONS, REMAT_POLICIES
 
@@ -116,7 +115,7 @@ def _t5_1_1(
 # One line a size. T5 1.1: Raffel et al. 2020 (arXiv 1910.10683), the released 1.1 checkpoints.
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
-        **_t5_1_1(d_model=128, head_size=32, num_heads=4, d_ff=256, num_layers=3),
+        **_t5_1_1(d_model=256, head_size=64, num_heads=4, d_ff=512, num_layers=2),
         "scan_unroll": 3,
     },
     "t5_1_1_small": _t5_1_1(d_model=512, head_size=64, num_heads=6, d_ff=1024, num_layers=8),
@@ -149,6 +148,4 @@ def padded_vocabulary_size(tokenizer_size: int) -> int:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     """An error line: what is unknown, the nearest known name, all known names."""
     names = list(known)
-    nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown {kind} {name!r}{hint} (known: {', '.join(names)})"
+    return f"unknown {kind} '{name}'{nearest(str(name), names)} (known: {', '.join(names)})"

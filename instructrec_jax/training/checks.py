@@ -7,10 +7,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from instructrec_jax.configuration import nearest
 from instructrec_jax.data.mixture import MIXTURES
 from instructrec_jax.data.token_cache_writer import POLICIES
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.model.config import T5Config, t5_config
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from instructrec_jax.configuration import nearest
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.training.sharding import path_name
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")

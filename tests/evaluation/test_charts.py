@@ -24,9 +24,7 @@ def test_nice_ticks_by_hand():
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), count=st.integers(2, 8)
-)
+@given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), count=st.integers(2, 8))
 def test_ticks_surround_the_data_in_equal_steps(low, width, count):
     high = low + width
     ticks = nice_ticks(low, high, count)
@@ -40,7 +38,13 @@ def test_ticks_surround_the_data_in_equal_steps(low, width, count):
 
 def test_number_labels():
     assert [number_label(x) for x in (0, 1234567, 1000.4, 12.3456, 0.05, 0.001, 5e-4)] == [
-        "0", "1,234,567", "1,000", "12.35", "0.05", "1e-3", "5e-4"
+        "0",
+        "1,234,567",
+        "1,000",
+        "12.35",
+        "0.05",
+        "1e-3",
+        "5e-4",
     ]
 
 
@@ -48,8 +52,10 @@ def test_lines_are_placed_in_percent_of_the_box():
     chart = line_chart(
         name="loss",
         title="Loss",
-        series=[Series("a", "first", [(0, 10), (50, 5), (100, 0)]),
-                Series("b", "second", [(50, 2.5)])],
+        series=[
+            Series("a", "first", [(0, 10), (50, 5), (100, 0)]),
+            Series("b", "second", [(50, 2.5)]),
+        ],
     )
     assert chart.lines[0].points == ((0, 100), (50, 50), (100, 0))
     assert chart.lines[0].path == "M0.00,0.00 L50.00,50.00 L100.00,100.00"

@@ -13,9 +13,11 @@ from instructrec_jax.instructions.reading import read_examples, split_of
 @pytest.fixture
 def plain_file(tmp_path):
     path = tmp_path / "own.jsonl"
-    path.write_text("".join(
-        json.dumps({"instruction": f"Say {i}.", "output": str(i)}) + "\n" for i in range(200)
-    ))
+    path.write_text(
+        "".join(
+            json.dumps({"instruction": f"Say {i}.", "output": str(i)}) + "\n" for i in range(200)
+        )
+    )
     return path
 
 
@@ -23,11 +25,22 @@ def plain_file(tmp_path):
 def file_with_splits(tmp_path):
     path = tmp_path / "split.jsonl"
     splits = ["train"] * 5 + ["test"] * 2
-    path.write_text("".join(
-        json.dumps({"id": str(i), "task": "t", "instruction": "Say.", "input": "", "target": "x",
-                    "split": split}) + "\n"
-        for i, split in enumerate(splits)
-    ))
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "id": str(i),
+                    "task": "t",
+                    "instruction": "Say.",
+                    "input": "",
+                    "target": "x",
+                    "split": split,
+                }
+            )
+            + "\n"
+            for i, split in enumerate(splits)
+        )
+    )
     return path
 
 
@@ -66,7 +79,8 @@ def test_of_the_file_it_was_trained_on_only_the_part_left_out(plain_file, tmp_pa
     run = run_trained_on(tmp_path, plain_file)
     data = open_evaluation_data(plain_file, split=None, run=run)
     left_out = [
-        example.id for example in read_examples(plain_file)
+        example.id
+        for example in read_examples(plain_file)
         if split_of(example.id, validation_fraction=0.25, seed=3) == "validation"
     ]
     assert [example.id for example in data.examples] == left_out

@@ -20,8 +20,14 @@ def example(task: str, target: str, *, input: str = "") -> InstructionExample:
 
 def test_counted_on_the_train_split_of_the_task():
     test = [example("colour", "blue"), example("colour", "blue")]
-    train = [example("colour", "red"), example("colour", "red"), example("colour", "blue"),
-             example("other", "green"), example("other", "green"), example("other", "green")]
+    train = [
+        example("colour", "red"),
+        example("colour", "red"),
+        example("colour", "blue"),
+        example("other", "green"),
+        example("other", "green"),
+        example("other", "green"),
+    ]
     frequent = most_frequent_targets(test, train)
     assert frequent == {
         "colour": FrequentTarget(target="red", count=2, counted=3, counted_on=TRAIN_SPLIT)
@@ -29,8 +35,12 @@ def test_counted_on_the_train_split_of_the_task():
 
 
 def test_held_out_task_is_counted_on_the_evaluated_examples():
-    test = [example("unseen", "b"), example("unseen", "a"), example("unseen", "b"),
-            example("seen", "x")]
+    test = [
+        example("unseen", "b"),
+        example("unseen", "a"),
+        example("unseen", "b"),
+        example("seen", "x"),
+    ]
     frequent = most_frequent_targets(test, [example("seen", "y")])
     assert frequent["unseen"] == FrequentTarget("b", 2, 3, EVALUATED_EXAMPLES)
     assert frequent["seen"] == FrequentTarget("y", 1, 1, TRAIN_SPLIT)

@@ -59,8 +59,10 @@ def test_group_metrics_with_different_numbers_of_references():
     outputs = [output for output, _ in PAIRS]
     targets = [each for _, each in PAIRS]
     figures = metrics.group_metrics(outputs, targets)
-    streams = [[each[0] for each in targets],
-               [each[1] if len(each) > 1 else None for each in targets]]
+    streams = [
+        [each[0] for each in targets],
+        [each[1] if len(each) > 1 else None for each in targets],
+    ]
     assert figures["chrf"] == sacrebleu.corpus_chrf(outputs, streams).score / 100
     per_example = [metrics.example_metrics(*pair) for pair in PAIRS]
     assert figures["exact_match"] == 1 / 5

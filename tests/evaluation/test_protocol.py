@@ -22,8 +22,9 @@ def example(index: int, task: str, holdout: str, **fields) -> InstructionExample
         "input": f"def function_{index}(): return {index}",
         "target": f"Return the number {index}.",
     }
-    return InstructionExample(id=f"{task}/{index}", task=task, holdout=holdout,
-                              **{**defaults, **fields})
+    return InstructionExample(
+        id=f"{task}/{index}", task=task, holdout=holdout, **{**defaults, **fields}
+    )
 
 
 EXAMPLES = [
@@ -37,8 +38,9 @@ FREQUENT = most_frequent_targets(EXAMPLES, ())
 
 
 def answer(output: str, *, logprob: float = -2.0, tokens: int = 4) -> Answer:
-    return Answer(output=output, score=-1.0, stop_reason="eos", target_logprob=logprob,
-                  target_tokens=tokens)
+    return Answer(
+        output=output, score=-1.0, stop_reason="eos", target_logprob=logprob, target_tokens=tokens
+    )
 
 
 def groups_of(figures):
@@ -57,7 +59,11 @@ def test_perfect_model_is_perfect_everywhere_and_beats_the_floors():
         assert [prediction[metric.name] for metric in METRICS] == [1.0, 1.0, 1.0]
     # One example alone: its own target is the most frequent one, and a tie is no win.
     assert [group["beats_floors"] for group in groups_of(evaluation.figures)] == [
-        True, False, True, True, False
+        True,
+        False,
+        True,
+        True,
+        False,
     ]
 
 
@@ -74,9 +80,12 @@ def test_copying_model_equals_the_copy_floor_exactly_and_never_beats():
 
 def test_losses_macro_and_summary_by_hand():
     answers = [
-        answer("?", logprob=-6.0, tokens=3), answer("?", logprob=-2.0, tokens=1),
-        answer("?", logprob=-4.0, tokens=4), *(answer("?") for _ in range(2)),
-        *(answer("?", logprob=-1.0, tokens=1) for _ in range(2)), *(answer("?") for _ in range(2)),
+        answer("?", logprob=-6.0, tokens=3),
+        answer("?", logprob=-2.0, tokens=1),
+        answer("?", logprob=-4.0, tokens=4),
+        *(answer("?") for _ in range(2)),
+        *(answer("?", logprob=-1.0, tokens=1) for _ in range(2)),
+        *(answer("?") for _ in range(2)),
     ]
     figures = evaluate_answers(examples=EXAMPLES, answers=answers, frequent=FREQUENT).figures
     document = figures["tasks"]["summarise"]["document"]
@@ -90,14 +99,18 @@ def test_losses_macro_and_summary_by_hand():
     assert macro["model"]["loss_per_sequence"] == (4.0 + 1.0) / 2
     assert macro["floors"]["copy_input"]["chrf"] == pytest.approx(
         sum(
-            corpus_chrf([copy_input(each, FREQUENT) for each in group],
-                        [[each.target] for each in group])
+            corpus_chrf(
+                [copy_input(each, FREQUENT) for each in group], [[each.target] for each in group]
+            )
             for group in (EXAMPLES[:3], EXAMPLES[5:7])
         )
         / 2
     )
     assert figures["summary"] == {
-        "tasks_beating_floors": 0, "tasks": 4, "groups_beating_floors": 0, "groups": 5,
+        "tasks_beating_floors": 0,
+        "tasks": 4,
+        "groups_beating_floors": 0,
+        "groups": 5,
         "examples": 9,
     }
     assert list(figures["macro"]) == ["document", "phrasing", "task", "all"]
@@ -116,8 +129,20 @@ def test_records_are_json_and_hold_the_contract_keys():
         examples=EXAMPLES, answers=[answer("?") for _ in EXAMPLES], frequent=FREQUENT
     )
     json.dumps(evaluation.figures, allow_nan=False)
-    keys = {"id", "task", "holdout", "instruction", "input", "target", "references", "output",
-            "score", "exact_match", "chrf", "rouge_l"}
+    keys = {
+        "id",
+        "task",
+        "holdout",
+        "instruction",
+        "input",
+        "target",
+        "references",
+        "output",
+        "score",
+        "exact_match",
+        "chrf",
+        "rouge_l",
+    }
     for record in evaluation.predictions:
         assert keys <= set(json.loads(json.dumps(record, allow_nan=False)))
 
@@ -125,7 +150,13 @@ def test_records_are_json_and_hold_the_contract_keys():
 def test_holdouts_stand_in_the_protocols_order():
     names = ["all", "zebra", "task", "document", "ant", "phrasing", "composition"]
     assert sorted(names, key=holdout_order) == [
-        "document", "phrasing", "task", "composition", "ant", "zebra", "all"
+        "document",
+        "phrasing",
+        "task",
+        "composition",
+        "ant",
+        "zebra",
+        "all",
     ]
 
 

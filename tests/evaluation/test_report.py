@@ -18,8 +18,13 @@ HOSTILE = "</script><script>alert('x')</script>\"'><img src=x onerror=alert(1)>{
 
 def example(index: int, task: str, holdout: str, target: str, **fields) -> InstructionExample:
     defaults = {"instruction": "Say the number.", "input": f"number {index}"}
-    return InstructionExample(id=f"{task}/{holdout}/{index}", task=task, holdout=holdout,
-                              target=target, **{**defaults, **fields})
+    return InstructionExample(
+        id=f"{task}/{holdout}/{index}",
+        task=task,
+        holdout=holdout,
+        target=target,
+        **{**defaults, **fields},
+    )
 
 
 def evaluation():
@@ -34,8 +39,13 @@ def evaluation():
         for each in examples
     ]
     answers = [
-        Answer(output=output, score=-1.0, stop_reason="length" if output == "?" else "eos",
-               target_logprob=-1.25 * (i + 1), target_tokens=3)
+        Answer(
+            output=output,
+            score=-1.0,
+            stop_reason="length" if output == "?" else "eos",
+            target_logprob=-1.25 * (i + 1),
+            target_tokens=3,
+        )
         for i, output in enumerate(outputs)
     ]
     frequent = most_frequent_targets(examples, [example(9, "good", "", "The number is 9.")])
@@ -44,9 +54,14 @@ def evaluation():
         "format_version": 1,
         "checkpoint": {"path": "runs/x", "description": "run folder runs/x, step 40", "step": 40},
         "dataset": {"path": "data/<i>x</i>", "split": "test", "note": ""},
-        "decoding": {"search": "greedy", "max_new_tokens": 16, "encoder_length": 64,
-                     "inputs_cut": 5, "targets_longer_than_limit": 3,
-                     "outputs_stopped_by_limit": 3},
+        "decoding": {
+            "search": "greedy",
+            "max_new_tokens": 16,
+            "encoder_length": 64,
+            "inputs_cut": 5,
+            "targets_longer_than_limit": 3,
+            "outputs_stopped_by_limit": 3,
+        },
         **judged.figures,
     }
     return metrics, judged.predictions
@@ -55,12 +70,29 @@ def evaluation():
 def run_folder(path: Path) -> Path:
     path.mkdir()
     lines = [
-        {"kind": "packing", "step": 0, "epoch": 0, "examples": 1234, "rows": 321,
-         "encoder_fill": 0.9634, "decoder_fill": 0.4321, "examples_per_row": 3.84,
-         "dropped": {"target too <long>": 17}},
-        *({"kind": "train", "step": step, "loss_per_token": 5 - step / 10,
-           "tokens_per_second": 2000.0 + step, "sequences_per_second": 33.25,
-           "learning_rate": 1e-3, "gradient_norm": 1.5} for step in range(1, 41)),
+        {
+            "kind": "packing",
+            "step": 0,
+            "epoch": 0,
+            "examples": 1234,
+            "rows": 321,
+            "encoder_fill": 0.9634,
+            "decoder_fill": 0.4321,
+            "examples_per_row": 3.84,
+            "dropped": {"target too <long>": 17},
+        },
+        *(
+            {
+                "kind": "train",
+                "step": step,
+                "loss_per_token": 5 - step / 10,
+                "tokens_per_second": 2000.0 + step,
+                "sequences_per_second": 33.25,
+                "learning_rate": 1e-3,
+                "gradient_norm": 1.5,
+            }
+            for step in range(1, 41)
+        ),
         {"kind": "train", "step": 41, "loss_per_token": None},
         {"kind": "validation", "step": 20, "loss_per_token": 3.3},
         {"kind": "validation", "step": 40, "loss_per_token": 1.375},
@@ -68,13 +100,26 @@ def run_folder(path: Path) -> Path:
     ]
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     samples = [
-        {"step": step, "id": "one", "task": "good", "instruction": HOSTILE, "input": "",
-         "target": "four words of text", "output": f"{step} words of text"} for step in (20, 40)
+        {
+            "step": step,
+            "id": "one",
+            "task": "good",
+            "instruction": HOSTILE,
+            "input": "",
+            "target": "four words of text",
+            "output": f"{step} words of text",
+        }
+        for step in (20, 40)
     ]
     (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in samples))
-    (path / "config.json").write_text(json.dumps(
-        {"config": {"model": {"name": "tiny"}, "train": {"steps": 41}, "seed": 0},
-         "origins": {"train.steps": "command line", "seed": "configs/base.py"}}))
+    (path / "config.json").write_text(
+        json.dumps(
+            {
+                "config": {"model": {"name": "tiny"}, "train": {"steps": 41}, "seed": 0},
+                "origins": {"train.steps": "command line", "seed": "configs/base.py"},
+            }
+        )
+    )
     (path / "environment.json").write_text(json.dumps({"devices": {"kind": "cpu <1>"}}))
     return path
 
@@ -118,8 +163,12 @@ def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     metrics, predictions = evaluation()
     output = folder / "report.html"
-    write_report(run_folder=run_folder(folder / "my-run"), metrics=metrics,
-                 predictions=predictions, output=output)
+    write_report(
+        run_folder=run_folder(folder / "my-run"),
+        metrics=metrics,
+        predictions=predictions,
+        output=output,
+    )
     assert sorted(path.name for path in folder.iterdir()) == ["my-run", "report.html"]
     return metrics, predictions, output.read_text(encoding="utf-8")
 
@@ -135,7 +184,7 @@ def test_every_figure_is_on_the_page(page):
                 assert percent(group["model"][metric.name]) in text
                 for floor in FLOORS:
                     assert percent(group["floors"][floor.name][metric.name]) in text
-    table = text[text.index("All figures"):]
+    table = text[text.index("All figures") :]
     assert re.search(r"document +good +4 ", table)
     assert table.count("not above") == sum(
         not group["beats_floors"] for each in metrics["tasks"].values() for group in each.values()
@@ -145,7 +194,8 @@ def test_every_figure_is_on_the_page(page):
 def test_a_tables_row_holds_the_figures_of_its_own_group(page):
     metrics, _, html = page
     row = next(
-        row for row in re.findall(r"<tr><td>document</td>.*?</tr>", html, flags=re.DOTALL)
+        row
+        for row in re.findall(r"<tr><td>document</td>.*?</tr>", html, flags=re.DOTALL)
         if ">bad<" in row
     )
     words = " ".join(Page(row).text.split())
@@ -159,7 +209,7 @@ def test_a_tables_row_holds_the_figures_of_its_own_group(page):
 def test_losing_tasks_are_named_with_the_floor_that_wins(page):
     _, _, html = page
     text = Page(html).text
-    losing = text[text.index("Where the model does not beat"): text.index("Tokens per second")]
+    losing = text[text.index("Where the model does not beat") : text.index("Tokens per second")]
     assert "bad" in losing
     assert "copy the input" in losing
     assert "good" not in losing
@@ -168,10 +218,23 @@ def test_losing_tasks_are_named_with_the_floor_that_wins(page):
 def test_the_training_part(page):
     _, _, html = page
     text = Page(html).text
-    for expected in ("1,234 examples packed into 321 rows", "96.3 %", "43.2 %",
-                     "17 target too <long>", "training steps", "1 min 30 s", "8.5 s", "mystery",
-                     "1.375", "2,020", "33.25", "cpu <1>", "command line",
-                     "which were cut: 5.", "can match: 3."):
+    for expected in (
+        "1,234 examples packed into 321 rows",
+        "96.3 %",
+        "43.2 %",
+        "17 target too <long>",
+        "training steps",
+        "1 min 30 s",
+        "8.5 s",
+        "mystery",
+        "1.375",
+        "2,020",
+        "33.25",
+        "cpu <1>",
+        "command line",
+        "which were cut: 5.",
+        "can match: 3.",
+    ):
         assert expected in text
     assert html.count("<path ") == 5
     assert "configs/base.py" not in text
@@ -201,15 +264,20 @@ def test_needs_no_network(page):
 def test_same_input_same_page(page, tmp_path):
     metrics, predictions, html = page
     again = tmp_path / "again.html"
-    write_report(run_folder=run_folder(tmp_path / "my-run"), metrics=metrics,
-                 predictions=predictions, output=again)
+    write_report(
+        run_folder=run_folder(tmp_path / "my-run"),
+        metrics=metrics,
+        predictions=predictions,
+        output=again,
+    )
     assert again.read_text(encoding="utf-8") == html
 
 
 def test_end_of_training_without_an_evaluation(tmp_path):
     output = tmp_path / "report.html"
-    write_report(run_folder=run_folder(tmp_path / "my-run"), metrics=None, predictions=[],
-                 output=output)
+    write_report(
+        run_folder=run_folder(tmp_path / "my-run"), metrics=None, predictions=[], output=output
+    )
     text = Page(output.read_text(encoding="utf-8")).text
     assert "Training of my-run" in text
     assert "How answers changed" in text
@@ -235,12 +303,16 @@ def test_empty_run_folder_and_nothing_else(tmp_path):
 def test_losses_that_were_not_finite_show_as_a_dash(tmp_path):
     metrics, predictions = evaluation()
     metrics["tasks"]["good"]["document"]["model"]["loss_per_token"] = None
-    write_report(run_folder=None, metrics=metrics, predictions=predictions,
-                 output=tmp_path / "report.html")
+    write_report(
+        run_folder=None, metrics=metrics, predictions=predictions, output=tmp_path / "report.html"
+    )
     assert "–" in Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
 
 
 def test_durations():
     assert [duration(x) for x in (3.21, 64, 245.9, 3725)] == [
-        "3.2 s", "1 min 04 s", "4 min 05 s", "1 h 02 min"
+        "3.2 s",
+        "1 min 04 s",
+        "4 min 05 s",
+        "1 h 02 min",
     ]

@@ -15,8 +15,15 @@ from instructrec_jax.evaluation.samples import (
 
 def prediction(index: int, *, chrf: float, task: str = "t") -> dict:
     return {
-        "id": f"{task}/{index}", "task": task, "holdout": "document", "instruction": "Do.",
-        "input": "", "target": "a b", "output": "a c", "chrf": chrf, "exact_match": 0.0,
+        "id": f"{task}/{index}",
+        "task": task,
+        "holdout": "document",
+        "instruction": "Do.",
+        "input": "",
+        "target": "a b",
+        "output": "a c",
+        "chrf": chrf,
+        "exact_match": 0.0,
         "stop_reason": "length" if index == 0 else "eos",
     }
 
@@ -65,16 +72,22 @@ def test_long_texts_say_what_is_left_out():
 
 
 def record(name: str, step: int, output: str) -> dict:
-    return {"step": step, "id": name, "task": "t", "instruction": "Do.", "input": "",
-            "target": "abc", "output": output}
+    return {
+        "step": step,
+        "id": name,
+        "task": "t",
+        "instruction": "Do.",
+        "input": "",
+        "target": "abc",
+        "output": output,
+    }
 
 
 def test_training_samples_become_predictions_of_their_newest_step():
-    predictions = from_training(
-        [record("x", 1, "a"), record("y", 1, "z"), record("x", 2, " abc ")]
-    )
-    assert [(each["id"], each["holdout"], each["chrf"], each["exact_match"])
-            for each in predictions] == [("x", "step 2", 1.0, 1.0), ("y", "step 1", 0.0, 0.0)]
+    predictions = from_training([record("x", 1, "a"), record("y", 1, "z"), record("x", 2, " abc ")])
+    assert [
+        (each["id"], each["holdout"], each["chrf"], each["exact_match"]) for each in predictions
+    ] == [("x", "step 2", 1.0, 1.0), ("y", "step 1", 0.0, 0.0)]
 
 
 def test_journeys_show_first_and_last_and_skip_examples_seen_once():

@@ -54,7 +54,9 @@ def test_axes_that_do_not_divide_are_named(tiny_config):
 
 def test_moments_are_split_like_their_parameters(tiny_config):
     shapes = shapes_of(tiny_config)
-    state = jax.eval_shape(optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1.0)).init, shapes)
+    state = jax.eval_shape(
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1.0)).init, shapes
+    )
     specs = sharding.optimizer_specs(state, shapes)
     adam = specs[1][0]
     assert adam.mu == sharding.parameter_specs(shapes)

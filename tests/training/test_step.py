@@ -48,9 +48,7 @@ def take_step(config, batch, mesh, *, optimizer=None, steps=1, **settings):
     shapes = jax.eval_shape(lambda: initial_state(config, optimizer, seed=0))
     shardings = state_shardings(shapes, mesh)
     with jax.set_mesh(mesh):
-        state = jax.jit(
-            lambda: initial_state(config, optimizer, seed=0), out_shardings=shardings
-        )()
+        state = jax.jit(lambda: initial_state(config, optimizer, seed=0), out_shardings=shardings)()
         step = make_train_step(
             config=config,
             optimizer=optimizer,
@@ -145,9 +143,7 @@ def test_a_non_finite_loss_leaves_the_state_as_it_was(tiny_config, packed_batch)
     weights[0, 0] = np.inf
     poisoned = {**packed_batch, "decoder_loss_weights": weights}
     mesh = sharding.make_mesh(MESHES["mixed"])
-    figures, parameters = take_step(
-        tiny_config, poisoned, mesh, optimizer=optax.adam(1.0), steps=2
-    )
+    figures, parameters = take_step(tiny_config, poisoned, mesh, optimizer=optax.adam(1.0), steps=2)
     assert (figures["applied"], figures["nonfinite_in_a_row"]) == (0, 2)
     fresh = jax.device_get(initial_state(tiny_config, optax.adam(1.0), seed=0).parameters)
     # How random numbers are drawn may depend on the sharding in the last bit; NaN would be far off.
