@@ -12,6 +12,8 @@ from instructrec_jax.errors import ConfigError, UserError
 
 _DEBUG = flags.DEFINE_boolean("debug", False, "Show the traceback of a user error.")
 _OVERRIDE = "--config."
+# What a shell reports of a program that SIGINT ended.
+_INTERRUPTED = 130
 # The overrides are taken out of the command line before absl reads it.
 _overrides: dict[str, str] = {}
 
@@ -97,6 +99,9 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
         if _DEBUG.value:
             raise
         _fail(error, error.exit_code)
+    except KeyboardInterrupt:
+        say("error: interrupted")
+        return _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone: nothing is left to say.
         sys.stderr.close()

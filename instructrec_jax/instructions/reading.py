@@ -23,6 +23,8 @@ from instructrec_jax.instructions.example import (
 from instructrec_jax.instructions.hashing import fraction
 
 DATASET_FILE = "dataset.json"
+# Ending of a recipe that reads a TFDS dataset.
+TFDS_RECIPE = ".tfds.json"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,9 @@ def read_examples(path: str | Path, *, split: str = "") -> Iterator[InstructionE
     """Yield the examples of a dataset folder, a file of JSON or JSON lines, or a glob of files.
 
     Records are ours, Alpaca, Dolly, prompt/completion or a Super-NaturalInstructions task; files
-    may be gzip'd. With `split`, the examples of that split; files whose records name no split
-    give all their examples (`split_of` divides them).
+    may be gzip'd. A file NAME.tfds.json is a recipe for a TFDS dataset, see tfds_source.py. With
+    `split`, the examples of that split; files whose records name no split give all their examples
+    (`split_of` divides them).
 
     Raises:
         DataError: nothing to read, or a bad record, named by file and line.
@@ -127,6 +130,11 @@ def _read_files(files: list[Path], *, split: str) -> Iterator[InstructionExample
     names_unique = len({file.name for file in files}) == len(files)
     any_split: bool | None = None
     for file in files:
+        if file.name.endswith(TFDS_RECIPE):
+            for example in _read_tfds_recipe(file):
+                if not split or example.split == split:
+                    yield example
+            continue
         name = file.name if names_unique else file.as_posix()
         for line, record in _records(file):
             place = f"{file}:{line}"
@@ -137,6 +145,16 @@ def _read_files(files: list[Path], *, split: str) -> Iterator[InstructionExample
                 raise DataError(f"{place}: some records name a `split` and others do not")
             if not split or not any_split or example.split == split:
                 yield example
+
+
+def _read_tfds_recipe(file: Path) -> Iterator[InstructionExample]:
+    # TensorFlow loads only where a recipe asks for it.
+    from instructrec_jax.instructions.tfds_source import read_recipe
+
+    recipe = _parse(_decode_utf8(file.read_bytes(), place=str(file)), place=str(file))
+    if not isinstance(recipe, dict):
+        raise DataError(f"{file}: expected a JSON object, found {_type_name(recipe)}")
+    yield from read_recipe(recipe, place=str(file))
 
 
 def _records(file: Path) -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,16 @@
 """Instruction examples from a dataset of TensorFlow Datasets and three templates.
 
-Only prepared data are read: nothing is downloaded. Records keep the order of the files.
+A recipe file, NAME.tfds.json, stands wherever a file of examples does:
+
+    {"name": "glue/sst2:2.0.0", "splits": {"train": "train", "test": "validation"},
+     "instruction": "Is this review positive or negative?", "input": "{{ sentence }}",
+     "target": "{{ label }}"}
+
+"task" and "data_dir" may be added. Only prepared data are read: nothing is downloaded. Records keep
+the order of the files.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,10 +24,50 @@ from jinja2.sandbox import SandboxedEnvironment
 import instructrec_jax.data.tensorflow_cpu  # noqa: F401  isort: skip
 import tensorflow_datasets as tfds
 
-from instructrec_jax.errors import DataError
+from instructrec_jax.errors import DataError, nearest
 from instructrec_jax.instructions.example import SPLITS, InstructionExample, Provenance
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+
+
+_REQUIRED = ("name", "splits", "instruction", "target")
+_OPTIONAL = ("input", "task", "data_dir")
+
+
+def read_recipe(recipe: Mapping[str, Any], *, place: str) -> Iterator[InstructionExample]:
+    """Yield the examples of every split that a recipe names.
+
+    Args:
+        recipe: the contents of a recipe file, see above.
+        place: the file, for errors.
+
+    Raises:
+        DataError: a key that is missing, unknown or of the wrong type, or what `read_tfds` refuses.
+    """
+    for key in _REQUIRED:
+        if key not in recipe:
+            raise DataError(f"{place}: the TFDS recipe lacks {key!r}")
+    for key, value in recipe.items():
+        if key not in _REQUIRED + _OPTIONAL:
+            raise DataError(f"{place}: unknown key {key!r}{nearest(key, _REQUIRED + _OPTIONAL)}")
+        if not isinstance(value, dict if key == "splits" else str):
+            raise DataError(f"{place}: {key!r} has the wrong type")
+    if ":" not in recipe["name"]:
+        # Without a version the data could change under a token cache made from it.
+        raise DataError(f"{place}: give the version too, such as {recipe['name']}:1.0.0")
+    for split, tfds_split in recipe["splits"].items():
+        if split not in SPLITS:
+            raise DataError(f"{place}: split {split!r} is not one of {', '.join(SPLITS)}")
+        for example in read_tfds(
+            recipe["name"],
+            split=tfds_split,
+            instruction_template=recipe["instruction"],
+            input_template=recipe.get("input", ""),
+            target_template=recipe["target"],
+            task=recipe.get("task", ""),
+            data_dir=Path(recipe["data_dir"]) if "data_dir" in recipe else None,
+        ):
+            yield dataclasses.replace(example, split=split)
 
 
 def read_tfds(

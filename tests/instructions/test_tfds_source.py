@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from instructrec_jax.errors import DataError
+from instructrec_jax.instructions.reading import has_splits, read_examples
 from instructrec_jax.instructions.tfds_source import read_tfds
 
 RECORDS = {
@@ -82,3 +85,41 @@ def test_missing_dataset_is_named(tmp_path):
         list(read_tfds("no_such_reviews", split="train", data_dir=tmp_path, **TEMPLATES))
     with pytest.raises(DataError, match=r"'mnist' is not prepared .* run `tfds build mnist`"):
         list(read_tfds("mnist", split="train", data_dir=tmp_path, **TEMPLATES))
+
+
+def recipe_file(tmp_path, data_dir, **changes):
+    recipe = {
+        "name": "tiny_reviews:1.0.0",
+        "splits": {"train": "train[:1]", "test": "train[1:]"},
+        "instruction": "Rate this.",
+        "input": "{{ premise }}",
+        "target": "{{ stars }}",
+        "data_dir": str(data_dir),
+        **changes,
+    }
+    file = tmp_path / "reviews.tfds.json"
+    file.write_text(json.dumps({key: value for key, value in recipe.items() if value is not None}))
+    return file
+
+
+def test_a_recipe_file_stands_for_a_file_of_examples(data_dir, tmp_path):
+    file = recipe_file(tmp_path, data_dir)
+    assert has_splits(file)
+    [test] = read_examples(file, split="test")
+    assert (test.instruction, test.input, test.target) == ("Rate this.", "你好 {x}", "5")
+    assert [example.split for example in read_examples(file)] == ["train", "test"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": None}, "lacks 'target'"),
+        ({"targets": "x"}, "unknown key 'targets'; did you mean 'target'"),
+        ({"splits": "train"}, "'splits' has the wrong type"),
+        ({"splits": {"dev": "train"}}, "split 'dev' is not one of"),
+        ({"name": "tiny_reviews"}, "give the version too"),
+    ],
+)
+def test_a_bad_recipe_names_its_file(changes, message, data_dir, tmp_path):
+    with pytest.raises(DataError, match=f"reviews.tfds.json: .*{message}"):
+        list(read_examples(recipe_file(tmp_path, data_dir, **changes)))
