@@ -2,7 +2,7 @@
 
     python -m instructrec_jax.train --config=configs/demo.py
 
-Hardware: any CPU with two cores and 4 GB. A T5 of under two million parameters learns, from
+Hardware: any CPU with two cores and 4 GB. A T5 of 3.4 million parameters learns, from
 scratch, short tasks whose raw data lies on every machine with Python: dates, measures, amounts and
 times in several languages, and small questions on Python code.
 Result: README.md shows the table that this gives, the tasks where the model loses included.
@@ -39,12 +39,11 @@ def get_config() -> ConfigDict:
     config.data.encoder_length = 128
     config.data.decoder_length = 64
     config.model.name = "tiny"
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 2e-3
+    # Relative to each matrix: a new model moves far more in a step than a pretrained one should.
+    config.optimizer.learning_rate = 0.03
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
-    config.optimizer.clip_norm = 1.0
-    config.train.steps = 700
+    config.train.steps = 600
     config.train.loss_chunk = 16
     config.train.batch_size = 24
     config.train.log_every = 20

@@ -8,6 +8,12 @@ config=configs/demo.py
 dataset=datasets/demo
 run=runs/demo
 
+# Two cores work best as two devices of the mesh, each with rows of its own.
+if [ "$(nproc 2>/dev/null || sysctl -n hw.ncpu)" -ge 2 ]; then
+    export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=2"
+fi
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+
 stage() { printf '\n\033[1m== %s\033[0m\n' "$1"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
 
@@ -20,8 +26,12 @@ show python -m instructrec_jax.train --config=$config --workdir=$run --dataset=$
 stage "4. Infer: answers to held-out instructions, beside floors that need no model"
 show python -m instructrec_jax.evaluate --checkpoint=$run --dataset=$dataset \
     --output=$run/evaluation
-show python -m instructrec_jax.decode --checkpoint=$run \
-    --prompt="Translate this English date to German: Thursday, 14 May 2026"
+cat >$run/questions.jsonl <<'JSON'
+{"id": "date", "instruction": "Translate this date from English to German.", "input": "Thursday, May 14, 2026"}
+{"id": "time", "instruction": "How do you say this in Chinese?", "input": "in 17 hours"}
+{"id": "language", "instruction": "What language is this?", "input": "через 8 лет"}
+JSON
+show python -m instructrec_jax.decode --checkpoint=$run --input=$run/questions.jsonl --output=-
 
 stage "Done in $((SECONDS / 60)) min $((SECONDS % 60)) s"
 cat <<TEXT
