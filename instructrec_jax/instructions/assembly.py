@@ -218,6 +218,7 @@ class Assembler:
             task=entry.task,
             instruction=instruction,
             input=text,
+            material="" if text else draft.input,
             target=draft.target,
             references=draft.references,
             options=draft.options,

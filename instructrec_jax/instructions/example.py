@@ -42,7 +42,9 @@ class InstructionExample:
 
     `references` are all acceptable targets (empty: `target` alone), `options` the closed choices,
     `holdout` the unseen thing that a test example probes, `target_source` how the target came
-    about (`intrinsic`, `metadata`, `mined`, `parallel`, `executed`, `model`).
+    about (`intrinsic`, `metadata`, `mined`, `parallel`, `executed`, `model`). `material` is what
+    the question is about where the phrasing carries it inside the instruction and `input` is
+    therefore empty: the model never sees it apart, floors and audits do.
     """
 
     id: str
@@ -57,6 +59,7 @@ class InstructionExample:
     holdout: str = ""
     target_source: str = ""
     provenance: Provenance | None = None
+    material: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """The example as a JSON object with a fixed order of keys; empty optional fields left out.
@@ -69,6 +72,7 @@ class InstructionExample:
             "instruction": self.instruction,
             "input": self.input,
             "target": self.target,
+            "material": self.material,
             "references": list(self.references),
             "options": list(self.options),
             "template": self.template,

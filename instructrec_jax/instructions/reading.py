@@ -340,6 +340,7 @@ def _example(record: Any, *, place: str, default_id: str) -> InstructionExample:
         holdout=_text(record, "holdout", place=place, default=""),
         target_source=_text(record, "target_source", place=place, default=""),
         provenance=_provenance(record.get("provenance"), place=place),
+        material=_text(record, "material", place=place, default=""),
     )
 
 

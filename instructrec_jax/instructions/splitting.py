@@ -58,7 +58,8 @@ def audit(
         assert source is not None
         document = hashing.digest(source.corpus, source.uri, source.span, source.sha256)
         documents.setdefault(document, set()).add(example.split)
-        answer = answer_hash(example.task, example.input or example.instruction, example.target)
+        asked = example.input or example.material or example.instruction
+        answer = answer_hash(example.task, asked, example.target)
         answers.setdefault(answer, set()).add(example.split)
         if example.split != TEST:
             templates += example.template in held_out_templates

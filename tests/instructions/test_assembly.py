@@ -81,6 +81,16 @@ def test_a_test_draft_is_asked_in_a_seen_and_in_an_unseen_phrasing(assembled):
         assert (example.template in held_out) == (example.holdout == "phrasing")
 
 
+def test_material_inside_the_instruction_is_told_apart(assembled):
+    assembly = assembled([(str(n), measure(n), "train") for n in range(40)])
+    inside = [example for example in assembly.examples if not example.input]
+    assert 0 < len(inside) < len(assembly.examples)
+    for example in assembly.examples:
+        assert bool(example.input) != bool(example.material)
+        assert example.material in example.instruction
+        assert ("material" in example.to_record()) == bool(example.material)
+
+
 def test_a_held_out_task_is_asked_about_test_documents_alone(assembled):
     rows = [("a", measure(5), "test"), ("b", measure(6), "train"), ("c", measure(7), "validation")]
     assembly = assembled(rows, holdout_tasks=("translate_measures",))

@@ -79,6 +79,7 @@ def test_own_records_round_trip(tmp_path):
         holdout="task",
         target_source="intrinsic",
         provenance=Provenance("c", "u", (1, 2), "0f", "MIT", "g", 3),
+        material="m",
     )
     assert the_only(write_lines(tmp_path / "a.jsonl", example.to_record())) == example
 

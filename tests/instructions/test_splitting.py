@@ -57,6 +57,10 @@ OTHER = Provenance("c", "v", (1, 2), "00", "MIT", "g", 0)
         ({"input": "4"}, "documents_in_two_splits"),
         ({"provenance": OTHER, "input": "1  2 "}, "questions_and_answers_in_two_splits"),
         ({"provenance": OTHER, "input": "", "instruction": "12"}, "questions_and_answers_in_two_"),
+        (
+            {"provenance": OTHER, "input": "", "instruction": "Add 1 2.", "material": "1 2"},
+            "questions_and_answers_in_two_",
+        ),
         ({"provenance": OTHER, "input": "5", "split": "train", "template": "t.z"}, "templates"),
         ({"provenance": OTHER, "input": "5", "split": "train", "task": "u"}, "held_out_tasks"),
     ],
