@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from instructrec_jax.instructions.writing import json_line
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write `text` as UTF-8 in one move: a killed program leaves the old file or the new one."""
@@ -22,9 +24,7 @@ def json_text(value: Any) -> str:
 
 def json_lines(records: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line; numbers that are not finite become null."""
-    return "".join(
-        json.dumps(finite(record), ensure_ascii=False, allow_nan=False) + "\n" for record in records
-    )
+    return "".join(json_line(finite(record)) for record in records)
 
 
 def finite(value: Any) -> Any:

@@ -54,8 +54,14 @@ def most_frequent_targets(
 
 
 def copy_input(example: InstructionExample, frequent: Mapping[str, FrequentTarget]) -> str:
-    """The input word for word; the instruction where there is no input."""
-    return example.input or example.instruction
+    """The material word for word."""
+    return _material(example)
+
+
+def copy_first_line(example: InstructionExample, frequent: Mapping[str, FrequentTarget]) -> str:
+    """The first line of the material that is not blank."""
+    material = _material(example)
+    return next((line for line in material.splitlines() if line.strip()), material)
 
 
 def most_frequent_target(
@@ -63,6 +69,15 @@ def most_frequent_target(
 ) -> str:
     """The task's most frequent target, whatever is asked."""
     return frequent[example.task].target
+
+
+def _material(example: InstructionExample) -> str:
+    """What the instruction is about: the input, the part of the instruction that holds it, or all.
+
+    A phrasing may carry the material inside; copying the words of the question as well would make
+    that floor too low.
+    """
+    return example.input or example.material or example.instruction
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,16 @@ FLOORS: tuple[Floor, ...] = (
         name="copy_input",
         title="copy the input",
         short_title="copy",
-        description="Answers with the input word for word (the instruction where there is none).",
+        description="Answers with the input word for word (where there is none, with the part of "
+        "the instruction that it stands in, or all of it).",
         answer=copy_input,
+    ),
+    Floor(
+        name="copy_first_line",
+        title="copy the first line",
+        short_title="1st line",
+        description="Answers with the first line of the input that is not blank.",
+        answer=copy_first_line,
     ),
     Floor(
         name="most_frequent_target",

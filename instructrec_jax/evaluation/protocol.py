@@ -11,7 +11,6 @@ from typing import Any
 
 from instructrec_jax.evaluation.floors import FLOORS, FrequentTarget
 from instructrec_jax.evaluation.metrics import (
-    METRICS,
     PRIMARY_METRIC,
     acceptable_targets,
     example_metrics,
@@ -23,7 +22,6 @@ from instructrec_jax.instructions.hashing import fraction
 
 NO_HOLDOUT = "all"
 HOLDOUTS = ("document", "phrasing", "task", "composition", NO_HOLDOUT)
-LOSSES = ("loss_per_token", "loss_per_sequence")
 
 
 @dataclass(frozen=True)
@@ -217,8 +215,3 @@ def _summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
         "groups": len(groups),
         "examples": sum(group["examples"] for group in groups),
     }
-
-
-def metric_names() -> tuple[str, ...]:
-    """Names of the figures of a model, in the order of tables: losses, then metrics."""
-    return (*LOSSES, *(metric.name for metric in METRICS))

@@ -5,6 +5,7 @@ from instructrec_jax.evaluation.floors import (
     FLOORS,
     TRAIN_SPLIT,
     FrequentTarget,
+    copy_first_line,
     copy_input,
     most_frequent_target,
     most_frequent_targets,
@@ -12,9 +13,16 @@ from instructrec_jax.evaluation.floors import (
 from instructrec_jax.instructions.example import InstructionExample
 
 
-def example(task: str, target: str, *, input: str = "") -> InstructionExample:
+def example(
+    task: str, target: str, *, input: str = "", instruction: str = "Do it.", material: str = ""
+) -> InstructionExample:
     return InstructionExample(
-        id=f"{task}/{target}", task=task, instruction="Do it.", input=input, target=target
+        id=f"{task}/{target}",
+        task=task,
+        instruction=instruction,
+        input=input,
+        target=target,
+        material=material,
     )
 
 
@@ -57,4 +65,20 @@ def test_answers():
     assert copy_input(asked, frequent) == "given"
     assert copy_input(example("t", "target"), frequent) == "Do it."
     assert most_frequent_target(asked, frequent) == "often"
-    assert [floor.name for floor in FLOORS] == ["copy_input", "most_frequent_target"]
+    assert [floor.name for floor in FLOORS] == [
+        "copy_input",
+        "copy_first_line",
+        "most_frequent_target",
+    ]
+
+
+def test_first_line_is_the_first_that_is_not_blank():
+    assert copy_first_line(example("t", "x", input=" \n\n  one \ntwo"), {}) == "  one "
+    assert copy_first_line(example("t", "x"), {}) == "Do it."
+    assert copy_first_line(example("t", "x", input=" \n"), {}) == " \n"
+
+
+def test_material_inside_the_instruction_is_copied_without_the_question():
+    inside = example("t", "x", instruction="Shorten 'a\nb' now.", material="a\nb")
+    assert copy_input(inside, {}) == "a\nb"
+    assert copy_first_line(inside, {}) == "a"

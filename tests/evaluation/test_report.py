@@ -248,7 +248,7 @@ def test_nothing_from_the_data_becomes_markup(page):
     assert parsed.handlers == []
     # Two programs of ours: the page's own, and the points of each of the four charts.
     assert parsed.elements.count("script") == 5
-    assert parsed.elements.count("b") == 3 * 4
+    assert parsed.elements.count("b") == (1 + len(FLOORS)) * 4
     assert HOSTILE in parsed.text
     assert "<b>hostile</b>" in parsed.text
     for points in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html):
