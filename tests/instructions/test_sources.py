@@ -107,7 +107,7 @@ def test_topics_are_prose_with_a_heading_and_a_place(monkeypatch):
     assert document.content == {
         "topic": "The with statement",
         "passage": "First thing. It goes on here.\nLast one.",
-        "index": 0,
+        "opens": True,
     }
     assert document.span == (5, 16)
     assert document.licence == "PSF-2.0"
@@ -117,8 +117,17 @@ def test_topics_break_into_passages(monkeypatch):
     paragraph = "A sentence that is here to fill the passage up. " * 10
     monkeypatch.setitem(python_topics.topics, "long", f"{paragraph}\n\n" * 3)
     documents = list(python_topics.documents(("long",), (), 0))
-    assert [document.content["index"] for document in documents] == [0, 1, 2]
+    assert [document.content["opens"] for document in documents] == [True, False, False]
     assert len({document.group for document in documents}) == 3
+
+
+@pytest.mark.parametrize("block", ["The statement reads:", "   with_stmt ::= x", "lower case."])
+def test_a_topic_whose_first_paragraph_is_left_out_has_no_opening(monkeypatch, block):
+    text = f"\nThe statement\n*************\n\n{block}\n\nThis comes later.\n"
+    monkeypatch.setitem(python_topics.topics, "with", text)
+    (document,) = python_topics.documents(("with",), (), 0)
+    assert document.content["passage"] == "This comes later."
+    assert not document.content["opens"]
 
 
 LANGUAGES = ("de", "zh", "fr")

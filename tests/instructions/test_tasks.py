@@ -209,15 +209,16 @@ PASSAGE = (
 
 
 def test_topics(drafts_of, document_of):
-    opening = document_of("python_topics", topic="Calls", passage=PASSAGE, index=0)
-    later = document_of("python_topics", topic="Calls", passage=PASSAGE, index=1)
+    both = f"{PASSAGE}\nAnother paragraph."
+    opening = document_of("python_topics", topic="Calls", passage=both, opens=True)
+    later = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=False)
     assert pairs(drafts_of("open_topic", opening)) == [("Calls", PASSAGE)]
     assert drafts_of("open_topic", later) == []
     assert pairs(drafts_of("name_topic", later)) == [(PASSAGE, "Calls")]
 
 
 def test_completion(drafts_of, document_of):
-    document = document_of("python_topics", topic="Calls", passage=PASSAGE, index=0)
+    document = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=True)
     ((beginning, rest),) = pairs(drafts_of("complete_passage", document))
     assert f"{beginning} {rest}" == PASSAGE
     assert rest.startswith("Then comes")
@@ -235,7 +236,7 @@ def test_blanks(drafts_of, document_of):
 
 
 def test_order(drafts_of, document_of):
-    document = document_of("python_topics", topic="Calls", passage=PASSAGE, index=0)
+    document = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=True)
     (draft,) = drafts_of("order_sentences", document)
     lines = [line.partition(". ")[2] for line in draft.input.split("\n")]
     assert " ".join(lines[int(number) - 1] for number in draft.target.split()) == PASSAGE

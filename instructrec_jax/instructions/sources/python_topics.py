@@ -21,12 +21,14 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
     """Yield the passages of a topic.
 
     A passage is a document of its own: the passages of one topic may lie in different splits.
-    `content`: `topic` (the heading), `passage`, `index` (0 = the topic's opening).
+    `content`: `topic` (the heading), `passage`, `opens` (whether it begins with the topic's very
+    first paragraph; a code block or half a sentence in front is left out and makes it False).
     """
     (name,) = unit
     text = topics[name]
     heading = _heading(text) or name
-    for index, (first, last, passage) in enumerate(_passages(text)):
+    opening = _first_body_line(text)
+    for first, last, passage in _passages(text):
         yield Document(
             corpus="python_topics",
             uri=f"pydoc_data.topics:{name}",
@@ -34,7 +36,7 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
             text=passage,
             licence=LICENCE,
             group=f"{name}:{first}",
-            content={"topic": heading, "passage": passage, "index": index},
+            content={"topic": heading, "passage": passage, "opens": first == opening},
         )
 
 
@@ -47,17 +49,26 @@ def _heading(text: str) -> str:
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int, str]]:
     """Yield (first line, last line, paragraph) of running text; headings and blocks left out."""
+    for first, block in _blocks(text):
+        paragraph = " ".join(" ".join(block).split())
+        if not _is_heading(block) and _is_prose(block[0], paragraph):
+            yield first, first + len(block) - 1, paragraph
+
+
+def _first_body_line(text: str) -> int:
+    """The line, from 1, where the first block that is no heading begins; 0 = there is none."""
+    return next((first for first, block in _blocks(text) if not _is_heading(block)), 0)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield (first line, lines) of what blank lines set apart."""
     block: list[str] = []
-    first = 1
     for number, line in enumerate([*text.splitlines(), ""], start=1):
         if line.strip():
-            first = first if block else number
             block.append(line)
-            continue
-        paragraph = " ".join(" ".join(block).split())
-        if block and not _is_heading(block) and _is_prose(block[0], paragraph):
-            yield first, number - 1, paragraph
-        block = []
+        elif block:
+            yield number - len(block), block
+            block = []
 
 
 def _is_prose(first_line: str, paragraph: str) -> bool:

@@ -45,8 +45,10 @@ def _prose(document: Document) -> str:
 def open_topic(document: Document, context: Context) -> Iterator[Draft]:
     """A topic of the language reference → the opening of its text."""
     content = document.content
-    if content["index"] == 0:
-        opening = _first_sentences(_sentences(content["passage"]), _LONGEST_OPENING)
+    if content["opens"]:
+        # What stood between two paragraphs may be left out: the opening is of the first one.
+        first = content["passage"].partition("\n")[0]
+        opening = _first_sentences(_sentences(first), _LONGEST_OPENING)
         yield Draft({"input": content["topic"]}, target=opening)
 
 
