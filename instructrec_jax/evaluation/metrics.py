@@ -39,12 +39,13 @@ def corpus_chrf(outputs: Sequence[str], targets: Sequence[Sequence[str]]) -> flo
     n-grams are counted over the whole list before the F score, so an output weighs by its length:
     steadier than the mean of sentence scores where targets are a word or two.
     """
+    return CHRF().corpus_score(list(outputs), target_streams(targets)).score / 100
+
+
+def target_streams(targets: Sequence[Sequence[str]]) -> list[Any]:
+    """What sacrebleu wants: the first target of every output, then the second or None, ..."""
     most = max(len(each) for each in targets)
-    # sacrebleu wants the first target of every output, then the second one or None, and so on.
-    streams: list[Any] = [
-        [each[i] if i < len(each) else None for each in targets] for i in range(most)
-    ]
-    return CHRF().corpus_score(list(outputs), streams).score / 100
+    return [[each[i] if i < len(each) else None for each in targets] for i in range(most)]
 
 
 def rouge_l(output: str, targets: Sequence[str]) -> float:

@@ -3,6 +3,10 @@
 A test example probes one hold-out: a `document`, a `phrasing`, a `task` or a `composition` that
 training never saw. Means over them would hide what generalises, so each has figures of its own.
 Examples that name no hold-out (other people's files) stand under "all".
+
+A model is above the floors where the paired bootstrap interval of its chrF minus that of the best
+floor lies above 0. Fewer than `FEW` examples make such an interval too narrow: they count, and are
+marked wherever they do.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +21,14 @@ from instructrec_jax.evaluation.metrics import (
     group_metrics,
     signatures,
 )
+from instructrec_jax.evaluation.significance import chrf_difference
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
 NO_HOLDOUT = "all"
+# Below so many examples a win is marked.
+FEW = 30
+ABOVE, ABOVE_FEW, NOT_ABOVE = "above", "above (few)", "not above"
 HOLDOUTS = ("document", "phrasing", "task", "composition", NO_HOLDOUT)
 
 
@@ -159,18 +167,24 @@ def _group_figures(
         "loss_per_sequence": nll / len(answers),
         **group_metrics([answer.output for answer in answers], targets, predictions),
     }
-    floors = {
-        floor.name: group_metrics(
-            [floor.answer(example, frequent) for example in examples], targets
-        )
-        for floor in FLOORS
+    floor_answers = {
+        floor.name: [floor.answer(example, frequent) for example in examples] for floor in FLOORS
     }
+    floors = {name: group_metrics(texts, targets) for name, texts in floor_answers.items()}
+    best = max(floors, key=lambda name: floors[name][PRIMARY_METRIC])
+    difference = chrf_difference(
+        [answer.output for answer in answers], floor_answers[best], targets
+    )
+    above = difference.low > 0 and beats_floors(model, floors)
     return {
         "examples": len(examples),
         "model": model,
         "floors": floors,
         "primary_metric": PRIMARY_METRIC,
-        "beats_floors": beats_floors(model, floors),
+        "best_floor": best,
+        "difference_to_best_floor": asdict(difference),
+        "beats_floors": above,
+        "verdict": (ABOVE_FEW if len(examples) < FEW else ABOVE) if above else NOT_ABOVE,
     }
 
 
@@ -195,6 +209,7 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                 for floor in FLOORS
             },
             "tasks_beating_floors": sum(group["beats_floors"] for group in groups),
+            "tasks_beating_floors_few": sum(group["verdict"] == ABOVE_FEW for group in groups),
         }
     return macro
 
@@ -204,14 +219,22 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """Counts; a task counts as beating the floors where it does so on each of its hold-outs."""
+    """Counts; a task counts as beating the floors where it does so on each of its hold-outs.
+
+    The counts that end in "_few" say how many of these rest on a group of few examples.
+    """
     groups = [group for each in tasks.values() for group in each.values()]
+    beating = [
+        {group["verdict"] for group in each.values()}
+        for each in tasks.values()
+        if all(group["beats_floors"] for group in each.values())
+    ]
     return {
-        "tasks_beating_floors": sum(
-            all(group["beats_floors"] for group in each.values()) for each in tasks.values()
-        ),
+        "tasks_beating_floors": len(beating),
+        "tasks_beating_floors_few": sum(ABOVE_FEW in verdicts for verdicts in beating),
         "tasks": len(tasks),
         "groups_beating_floors": sum(group["beats_floors"] for group in groups),
+        "groups_beating_floors_few": sum(group["verdict"] == ABOVE_FEW for group in groups),
         "groups": len(groups),
         "examples": sum(group["examples"] for group in groups),
     }

@@ -1,6 +1,7 @@
 """The hold-out protocol with planted models: a perfect one, a copying one, and hand figures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -56,14 +57,46 @@ def test_perfect_model_is_perfect_everywhere_and_beats_the_floors():
             assert group["model"][metric.name] == 1.0
     for prediction in evaluation.predictions:
         assert [prediction[metric.name] for metric in METRICS] == [1.0, 1.0, 1.0]
-    # One example alone: its own target is the most frequent one, and a tie is no win.
+    # Counted on the answers themselves, the most frequent target is right now and then: that few
+    # examples do not tell a perfect model from it. A tie is no win either.
     assert [group["beats_floors"] for group in groups_of(evaluation.figures)] == [
-        True,
         False,
-        True,
+        False,
+        False,
         True,
         False,
     ]
+    taught = most_frequent_targets(EXAMPLES, [replace(each, target="No.") for each in EXAMPLES])
+    figures = evaluate_answers(
+        examples=EXAMPLES, answers=[answer(each.target) for each in EXAMPLES], frequent=taught
+    ).figures
+    assert {group["verdict"] for group in groups_of(figures)} == {"above (few)"}
+
+
+def test_a_win_on_few_examples_is_marked_and_chance_is_no_win():
+    few = [example(i, "summarise", "document") for i in range(29)]
+    many = [example(i, "long", "document") for i in range(30)]
+    chance = [example(i, "chance", "document") for i in range(30)]
+    examples = [*few, *many, *chance]
+    # On "chance" it copies the input; but once it knows, which leaves it above in the mean.
+    answers = [
+        answer(copy_input(each, {}) if each.task == "chance" and each.id != "chance/7" else target)
+        for each in examples
+        for target in [each.target]
+    ]
+    frequent = most_frequent_targets(examples, [example(99, "chance", "", target="-")])
+    figures = evaluate_answers(examples=examples, answers=answers, frequent=frequent).figures
+    groups = {task: each["document"] for task, each in figures["tasks"].items()}
+    assert groups["summarise"]["verdict"] == "above (few)"
+    assert groups["long"]["verdict"] == "above"
+    assert groups["long"]["difference_to_best_floor"]["low"] > 0
+    assert groups["chance"]["best_floor"] == "copy_input"
+    assert groups["chance"]["difference_to_best_floor"]["value"] > 0
+    assert groups["chance"]["verdict"] == "not above"
+    assert figures["macro"]["document"]["tasks_beating_floors"] == 2
+    assert figures["macro"]["document"]["tasks_beating_floors_few"] == 1
+    assert figures["summary"]["tasks_beating_floors"] == 2
+    assert figures["summary"]["tasks_beating_floors_few"] == 1
 
 
 def test_copying_model_equals_the_copy_floor_exactly_and_never_beats():
@@ -107,8 +140,10 @@ def test_losses_macro_and_summary_by_hand():
     )
     assert figures["summary"] == {
         "tasks_beating_floors": 0,
+        "tasks_beating_floors_few": 0,
         "tasks": 4,
         "groups_beating_floors": 0,
+        "groups_beating_floors_few": 0,
         "groups": 5,
         "examples": 9,
     }
