@@ -15,7 +15,8 @@ class Document:
     """One item of a raw corpus: a function, a passage, a date in several languages.
 
     `group` says what belongs together: all documents of a group go to the same split. `content`
-    holds what the generators of this corpus read.
+    holds what the generators of this corpus read. `hashed` is what `sha256` covers where drafts are
+    made of more than `text`, such as the same text in other languages.
     """
 
     corpus: str
@@ -25,11 +26,12 @@ class Document:
     licence: str
     group: str
     content: Mapping[str, Any] = field(compare=False)
+    hashed: str = ""
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the document's text."""
-        return hashing.sha256(self.text)
+        """Hash of all the text that drafts are made of."""
+        return hashing.sha256(self.hashed or self.text)
 
     @cached_property
     def identity(self) -> str:

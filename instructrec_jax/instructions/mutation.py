@@ -15,6 +15,8 @@ _COMPARISONS = {
     "<=": ("<", ">="),
     ">": (">=", "<"),
     ">=": (">", "<="),
+}
+_NEGATIONS = {
     "==": ("!=",),
     "!=": ("==",),
     "in": ("not in",),
@@ -48,26 +50,12 @@ class _Edit:
     text: str
 
 
-def mutants(code: str) -> list[Mutant]:
-    """All mutants of a function's source, in the order of `MISTAKES` and of the code.
+def sample_mutants(code: str, *, count: int, choose: random.Random) -> list[Mutant]:
+    """At most `count` mutants of a function's source, each of another kind.
 
     Every mutant parses, and differs from the code in its syntax tree. Code that does not parse has
     none.
     """
-    tree = _parsed(code)
-    if tree is None:
-        return []
-    nodes, lines = list(ast.walk(tree)), code.split("\n")
-    found = (
-        _applied(kind, edit, lines)
-        for kind, edits in MISTAKES.items()
-        for edit in edits(nodes, lines)
-    )
-    return [mutant for mutant in found if mutant is not None]
-
-
-def sample_mutants(code: str, *, count: int, choose: random.Random) -> list[Mutant]:
-    """At most `count` mutants, each of another kind."""
     tree = _parsed(code)
     if tree is None:
         return []
@@ -203,7 +191,10 @@ def _missing_return_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_E
 
 
 def _negated_condition_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    """Equality, identity and membership, and the tests of branches and loops, turned around."""
     for node in nodes:
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            yield from _operator_edits(node.left, node.comparators[0], lines, _NEGATIONS)
         if not isinstance(node, ast.If | ast.While | ast.IfExp):
             continue
         test = node.test

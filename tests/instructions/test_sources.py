@@ -1,7 +1,9 @@
 import email.message
+from decimal import Decimal
 from importlib import metadata
 
 import pytest
+from babel import Locale
 
 from instructrec_jax.instructions.sources import (
     SOURCES,
@@ -166,7 +168,7 @@ def test_phrases_by_each_languages_own_patterns():
                 locale_phrases.date_and_time(moment, code),
                 locale_phrases.measure(3.5, "length-kilometer", code) or "",
                 locale_phrases.measure(1, "mass-kilogram", code) or "",
-                locale_phrases.amount(1234.5, "EUR", code) or "",
+                locale_phrases.amount(Decimal("1234.50"), "RUB", code) or "",
                 locale_phrases.relative_time(-3, "day", code) or "",
                 locale_phrases.listing(["A", "B", "C"], "or", code) or "",
             )
@@ -178,16 +180,60 @@ def test_phrases_by_each_languages_own_patterns():
         "April 5, 2031, 2:30 PM",
         "3.5 kilometers",
         "1 kilogram",
-        "1,234.50 euros",
+        "1,234.50 Russian rubles",
         "3 days ago",
         "A, B, or C",
     ]
-    assert written["de"][2:6] == ["3,5 Kilometer", "1 Kilogramm", "1.234,50 Euro", "vor 3 Tagen"]
+    assert written["de"][2:6] == [
+        "3,5 Kilometer",
+        "1 Kilogramm",
+        "1.234,50 Russische Rubel",
+        "vor 3 Tagen",
+    ]
     # Chinese has no long form of this unit in CLDR: the short one, not the unit's identifier.
     assert written["zh"][2] == "3.5公里"
     # The plural depends on the number.
     assert written["ru"][2] == "3,5 километра"
     assert locale_phrases.measure(5, "length-kilometer", "ru") == "5 километров"
+
+
+def test_amounts_without_a_plural_in_the_language_are_not_written():
+    def amount(currency, code, value="5.00"):
+        return locale_phrases.amount(Decimal(value), currency, code)
+
+    # CLDR has only the nominative of this one in Russian and in German.
+    assert Locale.parse("ru").currencies["BEF"] == "Бельгийский франк"
+    assert amount("BEF", "ru") is amount("BGM", "de") is None
+    assert amount("BEF", "en") == "5.00 Belgian francs"
+    # Chinese needs no plural.
+    assert amount("EUR", "zh") == "5.00欧元"
+    # The decimals that are shown count: "5,00" is no whole number to the plural rule.
+    assert amount("RUB", "ru") == "5,00 российского рубля"
+    assert amount("JPY", "ru", "5") == "5 японских иен"
+
+
+def test_amounts_are_of_currencies_and_say_what_their_address_says():
+    kinds = set()
+    for unit in locale_names.units(LANGUAGES):
+        if unit[0] != "amount":
+            continue
+        for document in locale_names.documents(unit, LANGUAGES, 0):
+            _, currency, value = document.uri.split("/")
+            kinds.add(currency)
+            assert document.text.replace(",", "").startswith(f"{value} ")
+            decimals = len(value.partition(".")[2])
+            assert decimals == locale_phrases.currency_decimals(currency)
+    assert len(kinds) > 50
+    assert {"XAF", "XCD", "XOF"} & kinds
+    assert not {"XTS", "XRE", "XPT", "XAU", "XAG", "XPD", "XXX", "USN"} & kinds
+
+
+def test_the_hash_covers_all_languages():
+    (german,) = locale_names._name_document("territories", "DE", ("de",))
+    (both,) = locale_names._name_document("territories", "DE", ("de", "fr"))
+    assert german.text == both.text == "Germany"
+    assert german.sha256 != both.sha256
+    assert german.identity != both.identity
 
 
 def test_names_inside_phrases_are_never_held_out():

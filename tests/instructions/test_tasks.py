@@ -160,7 +160,7 @@ def test_outputs_are_what_running_gives(drafts_of, code_document):
         checked += code == original
     assert 2 <= checked <= 10
     types = drafts_of("predict_type", document)
-    assert {draft.target for draft in types} <= {"int", "float", "None"}
+    assert {draft.target for draft in types} <= {"int", "float", "NoneType"}
     assert all(draft.target in draft.options for draft in types)
 
 
@@ -222,6 +222,15 @@ def test_completion(drafts_of, document_of):
     ((beginning, rest),) = pairs(drafts_of("complete_passage", document))
     assert f"{beginning} {rest}" == PASSAGE
     assert rest.startswith("Then comes")
+
+
+def test_a_long_beginning_loses_whole_sentences(drafts_of, document_of):
+    first = [f"Sentence number {n} says {'a word and ' * 9}ends." for n in range(12)]
+    document = document_of("python_topics", topic="x", passage=" ".join(first), opens=True)
+    ((beginning, _),) = pairs(drafts_of("complete_passage", document))
+    assert beginning == " ".join(first[1:6]) and len(beginning) <= 700
+    endless = document_of("python_topics", topic="x", passage=f"A{'b' * 701}. Then.", opens=True)
+    assert drafts_of("complete_passage", endless) == []
 
 
 def test_blanks(drafts_of, document_of):

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from instructrec_jax.errors import DataError
@@ -16,7 +18,7 @@ from instructrec_jax.instructions.templates import (
 # Units that together give drafts of every task.
 UNITS = {
     "python_code": [("textwrap.py",), ("heapq.py",), ("calendar.py",), ("colorsys.py",)],
-    "python_topics": [("assert",), ("calls",), ("integers",)],
+    "python_topics": [("assert",), ("calls",), ("integers",), ("with",)],
     "locale_names": [("territories", "100"), ("date", "0"), ("date_and_time", "0"),
                      ("measure", "0"), ("amount", "0"), ("relative_time", "0"), ("list", "0")],
 }  # fmt: skip
@@ -84,6 +86,20 @@ def test_options_are_shown_in_some_phrasings_and_not_in_others(real_drafts, task
     template = next(t for t in load_templates(task) if "options" in t.fields)
     draft = real_drafts[task][0]
     assert all(option in template.render(draft)[0] for option in draft.options)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_is_singular(real_drafts, task):
+    draft = real_drafts[task][0]
+    one = Draft({**draft.fields, "input": "x", "count": 1}, target="target")
+    for template in load_templates(task):
+        instruction, _ = template.render(one)
+        # These tasks' targets always have several words or numbers.
+        if task not in ("list_parameters", "order_sentences", *_SEVERAL_WORDS):
+            assert not re.search(r"\b1 (?:\w+ )?\w+s\b", instruction), instruction
+
+
+_SEVERAL_WORDS = ("document_class", "document_function", "extract_summary", "summarise_docstring")
 
 
 def bank(tmp_path, text, style="terse"):

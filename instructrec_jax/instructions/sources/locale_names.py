@@ -12,6 +12,7 @@ training phrase would hold the translation of a test name. Such documents carry 
 import datetime
 import random
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from functools import cache
 
 from babel import Locale, UnknownLocaleError, localedata
@@ -23,6 +24,11 @@ from instructrec_jax.instructions.sources import locale_phrases as phrases
 LICENCE = "Unicode-3.0"
 _CATEGORIES = ("territories", "languages", "scripts", "currencies", "locales", "calendar")
 _COMPONENT_SHARE = 0.5
+# What has a currency's code and is none: metals, units of account, bonds, funds, tests.
+_NO_CURRENCIES = """
+BOV CHE CHW CLF COU ECV MXV USN USS UYI UYW XAG XAU XBA XBB XBC XBD XDR XEU XFO XFU XPD XPT XRE XSU
+XTS XUA XXX
+"""
 # Phrases of each kind.
 _PHRASES = {
     "date": 3_000,
@@ -98,7 +104,10 @@ def components(category: str) -> tuple[str, ...]:
     """The keys of a category whose names phrases are made of."""
     names = getattr(_locale("en"), category)
     return tuple(
-        key for key in sorted(names) if hashing.fraction("component", names[key]) < _COMPONENT_SHARE
+        key
+        for key in sorted(names)
+        if hashing.fraction("component", names[key]) < _COMPONENT_SHARE
+        and not (category == "currencies" and key in _NO_CURRENCIES.split())
     )
 
 
@@ -156,6 +165,7 @@ def _document(kind: str, key: str, texts: dict[str, str], *, group: str, iso: st
         text=texts["en"],
         licence=LICENCE,
         group=group,
+        hashed="\n".join(f"{code}\t{text}" for code, text in sorted(texts.items())),
         content={
             "kind": kind,
             "texts": texts,
@@ -195,7 +205,10 @@ def _measure(choose: random.Random) -> _Phrase:
 def _amount(choose: random.Random) -> _Phrase:
     currency = choose.choice(components("currencies"))
     cents = choose.randrange(200, 10 ** choose.randint(3, 7))
-    value = choose.choice((cents // 100, cents / 100))
+    whole, exact = Decimal(cents // 100), Decimal(cents) / 100
+    decimals = phrases.currency_decimals(currency)
+    value = whole if not decimals else choose.choice((whole, exact))
+    value = value.quantize(Decimal(1).scaleb(-decimals))
     return f"{currency}/{value}", "", lambda code: phrases.amount(value, currency, code)
 
 

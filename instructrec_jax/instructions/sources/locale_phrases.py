@@ -4,9 +4,10 @@ Each function takes a locale code last and gives None where CLDR has no such for
 """
 
 import datetime
+from decimal import Decimal
 from typing import Literal, get_args
 
-from babel import dates, lists, numbers, units
+from babel import Locale, dates, lists, numbers, units
 
 _UNITS = """
 angle-degree area-acre area-hectare area-square-kilometer area-square-meter area-square-mile
@@ -67,10 +68,24 @@ def measure(value: float, unit: str, code: str) -> str | None:
     return None
 
 
-def amount(value: float, currency: str, code: str) -> str | None:
-    """An amount of money with the currency's name in the right plural, e.g. "12.50 euros"."""
+def amount(value: Decimal, currency: str, code: str) -> str | None:
+    """An amount of money with the currency's name in the right plural, e.g. "12.50 euros".
+
+    `value` has as many decimals as the currency, `currency_decimals`: the plural depends on those
+    that are shown. CLDR gives no plurals of a currency in a language where they are unknown, and
+    where they equal the name of a single one: nothing tells these apart, so neither is written.
+    """
+    locale = Locale.parse(code)
+    plurals = locale._data["currency_names_plural"].get(currency, {})
+    if locale.plural_form.tags and locale.plural_form(value) not in plurals:
+        return None
     text = numbers.format_currency(value, currency, locale=code, format_type="name")
     return None if currency in text else str(text)
+
+
+def currency_decimals(currency: str) -> int:
+    """How many decimals amounts of the currency are written with."""
+    return int(numbers.get_currency_precision(currency))
 
 
 def relative_time(count: int, unit: RelativeUnit, code: str) -> str | None:

@@ -109,7 +109,7 @@ def predict_output(document: Document, context: Context) -> Iterator[Draft]:
                 yield Draft(fields, target=outcome.text)
 
 
-_TYPES = ("bool", "bytes", "dict", "float", "int", "list", "None", "str", "tuple")
+_TYPES = ("bool", "bytes", "dict", "float", "int", "list", "NoneType", "str", "tuple")
 
 
 def predict_type(document: Document, context: Context) -> Iterator[Draft]:
@@ -117,19 +117,13 @@ def predict_type(document: Document, context: Context) -> Iterator[Draft]:
     for run in _original(document, context):
         kept: dict[str, int] = {}
         for call, outcome in run.outcomes.items():
-            kind = _type_name(outcome.text) if outcome.kind == "ok" else ""
+            kind = type(ast.literal_eval(outcome.text)).__name__ if outcome.kind == "ok" else ""
             if kind in _TYPES and kept.get(kind, 0) < _SAME_RESULT:
                 kept[kind] = kept.get(kind, 0) + 1
                 choose = context.random(document, "types", call)
                 options = tuple(choose.sample(_TYPES, len(_TYPES)))
                 fields = {"input": f"{run.listing}\n\n{call}", "call": call, "options": options}
                 yield Draft(fields, target=kind, options=options)
-
-
-def _type_name(literal: str) -> str:
-    if literal == "None":
-        return literal
-    return type(ast.literal_eval(literal)).__name__
 
 
 def expose_bug(document: Document, context: Context) -> Iterator[Draft]:

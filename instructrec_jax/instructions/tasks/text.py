@@ -30,6 +30,17 @@ def _first_sentences(sentences: list[str], length: int) -> str:
     return kept
 
 
+def _last_sentences(sentences: list[str], length: int) -> str:
+    """The longest run of last sentences within `length` characters; "" if the last is longer."""
+    kept = ""
+    for sentence in reversed(sentences):
+        longer = f"{sentence} {kept}".strip()
+        if len(longer) > length:
+            break
+        kept = longer
+    return kept
+
+
 def _prose(document: Document) -> str:
     """The running text of a document of any of this module's corpora; may be ""."""
     content = document.content
@@ -63,9 +74,9 @@ def complete_passage(document: Document, context: Context) -> Iterator[Draft]:
     sentences = _sentences(_prose(document))
     shortest, longest = _PASSAGE_CHARACTERS
     half = (len(sentences) + 1) // 2
-    beginning = " ".join(sentences[:half])[-longest:]
+    beginning = _last_sentences(sentences[:half], longest)
     rest = _first_sentences(sentences[half:], _LONGEST_CONTINUATION)
-    if rest and len(beginning) + len(rest) >= shortest:
+    if beginning and rest and len(beginning) + len(rest) >= shortest:
         yield Draft({"input": beginning}, target=rest)
 
 
