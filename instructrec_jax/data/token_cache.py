@@ -111,7 +111,7 @@ def open_token_cache(
     splits_named = has_splits(dataset)
     files = _source_files(Path(dataset), split)
     before = _signature(files)
-    divided = split if splits_named else f"{split} {validation_fraction} {seed}"
+    divided = split if splits_named else f"{split} by question {validation_fraction} {seed}"
     settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
     path = Path(folder) / _content_hash(files, f"{settings} {tokenizer.sha256}")[:32]
     if (cache := _load(path)) is not None:
@@ -154,9 +154,9 @@ def _publish(partial: Path, path: Path) -> TokenCache:
 def _divide(
     examples: Iterable[InstructionExample], split: str, validation_fraction: float, seed: int
 ) -> Iterator[InstructionExample]:
-    """The examples that the hash of their id puts into the split."""
+    """The examples that the hash of their question puts into the split."""
     for example in examples:
-        if split == split_of(example.id, validation_fraction=validation_fraction, seed=seed):
+        if split == split_of(example, validation_fraction=validation_fraction, seed=seed):
             yield example
 
 

@@ -59,7 +59,7 @@ def _division(dataset: Path, run: RunLog | None) -> Callable[[InstructionExample
     fraction, seed = run.config.get("data.validation_fraction"), run.config.get("seed")
     if not isinstance(fraction, int | float) or not isinstance(seed, int):
         return None
-    return lambda example: split_of(example.id, validation_fraction=fraction, seed=seed)
+    return lambda example: split_of(example, validation_fraction=fraction, seed=seed)
 
 
 def _is_same_file(dataset: Path, trained_on: str) -> bool:

@@ -19,6 +19,7 @@ from instructrec_jax.instructions.example import (
     VALIDATION,
     InstructionExample,
     Provenance,
+    encoder_text,
 )
 from instructrec_jax.instructions.hashing import fraction
 
@@ -84,9 +85,13 @@ def has_splits(path: str | Path) -> bool:
     raise DataError(f"{path}: no examples")
 
 
-def split_of(example_id: str, *, validation_fraction: float, seed: int) -> str:
-    """`train` or `validation`, by hash of the id: for data without splits of its own."""
-    held_out = fraction("split", seed, example_id) < validation_fraction
+def split_of(example: InstructionExample, *, validation_fraction: float, seed: int) -> str:
+    """`train` or `validation`, for data without splits of its own.
+
+    By hash of the question without white space and case: equal questions go to the same split.
+    """
+    question = "".join(encoder_text(example.instruction, example.input).casefold().split())
+    held_out = fraction("split", seed, question) < validation_fraction
     return VALIDATION if held_out else TRAIN
 
 
@@ -109,9 +114,37 @@ def read_dataset_info(folder: str | Path) -> dict[str, Any]:
 
 
 def _read_folder(folder: Path, *, split: str) -> Iterator[InstructionExample]:
-    read_dataset_info(folder)
+    counts = _example_counts(folder)
     for name in (split,) if split else SPLITS:
-        yield from _read_files(sorted(folder.glob(f"{name}-*.jsonl.gz")), split=name)
+        if counts is None:
+            yield from _read_files(sorted(folder.glob(f"{name}-*.jsonl.gz")), split=name)
+            continue
+        for file, expected in counts.items():
+            if not file.startswith(f"{name}-"):
+                continue
+            if not (folder / file).is_file():
+                raise DataError(f"{folder / file}: missing, though {DATASET_FILE} lists it")
+            found = 0
+            for example in _read_files([folder / file], split=""):
+                found += 1
+                if example.split and example.split != name:
+                    raise DataError(f"{folder / file}: an example of the split {example.split!r}")
+                yield example
+            if found != expected:
+                raise DataError(
+                    f"{folder / file}: holds {found:,} examples, {DATASET_FILE} says {expected:,}"
+                )
+
+
+def _example_counts(folder: Path) -> dict[str, int] | None:
+    """Examples by file, as dataset.json tells them; None where it does not."""
+    info = read_dataset_info(folder)
+    if "files" not in info:
+        return None
+    try:
+        return {name: int(record["examples"]) for name, record in info["files"].items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{folder / DATASET_FILE}: `files` is not as the format says") from error
 
 
 def _matching_files(path: str | Path) -> list[Path]:
@@ -179,6 +212,8 @@ def _is_one_document(file: Path) -> bool:
             return False
         try:
             json.loads(data)
+        except RecursionError:
+            return False
         except ValueError:
             return True
         return False
@@ -218,6 +253,9 @@ def _list_entries(text: str, position: int, *, file: Path) -> Iterator[tuple[int
         position = skip(end)
         if text[position : position + 1] == ",":
             position = skip(position + 1)
+            if text[position : position + 1] == "]":
+                line = text.count("\n", 0, position) + 1
+                raise DataError(f"{file}:{line}: not JSON: a comma before the end of the list")
         elif text[position : position + 1] != "]":
             line = text.count("\n", 0, position) + 1
             raise DataError(f"{file}:{line}: not JSON: the list is cut off or lacks a comma")

@@ -197,7 +197,7 @@ def _examples(config: ConfigDict, dataset: Path, split: str) -> Iterator[Instruc
     own_splits, fraction = has_splits(dataset), config.data.validation_fraction
     for example in read_examples(dataset):
         given = example.split if own_splits else ""
-        if split == (given or split_of(example.id, validation_fraction=fraction, seed=config.seed)):
+        if split == (given or split_of(example, validation_fraction=fraction, seed=config.seed)):
             yield example
 
 

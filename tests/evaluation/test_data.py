@@ -81,7 +81,7 @@ def test_of_the_file_it_was_trained_on_only_the_part_left_out(plain_file, tmp_pa
     left_out = [
         example.id
         for example in read_examples(plain_file)
-        if split_of(example.id, validation_fraction=0.25, seed=3) == "validation"
+        if split_of(example, validation_fraction=0.25, seed=3) == "validation"
     ]
     assert [example.id for example in data.examples] == left_out
     assert 20 < len(left_out) < 80

@@ -39,10 +39,22 @@ def test_hashes_are_fixed_for_all_time_and_keep_parts_apart():
     assert 0 <= hashing.fraction("x") < 1
 
 
+def asked(input, *, id="a", target="x"):
+    return InstructionExample(id=id, task="t", instruction="Say it.", input=input, target=target)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(alphabet="ab C", max_size=9), st.integers(0, 5))
+def test_equal_questions_go_to_one_split(text, seed):
+    one = split_of(asked(text), validation_fraction=0.5, seed=seed)
+    other = asked(f" {text.upper()}", id="b", target="y")
+    assert split_of(other, validation_fraction=0.5, seed=seed) == one
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.floats(0, 1), st.integers(0, 5))
 def test_split_share_follows_the_fraction(share, seed):
-    splits = [split_of(f"id{i}", validation_fraction=share, seed=seed) for i in range(2000)]
+    splits = [split_of(asked(str(i)), validation_fraction=share, seed=seed) for i in range(2000)]
     # Four standard deviations of a binomial with p = 1/2.
     assert abs(splits.count("validation") / 2000 - share) < 0.045
     assert set(splits) <= {"train", "validation"}

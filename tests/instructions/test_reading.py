@@ -140,6 +140,42 @@ def test_dataset_folder(tmp_path):
     assert len(list(read_examples(tmp_path, split="train"))) == 1
 
 
+def folder_of_two_shards(folder):
+    files = {}
+    for number, rows in enumerate((2, 1)):
+        name = f"train-{number:05d}-of-00002.jsonl.gz"
+        row = json.dumps(ALPACA | {"split": "train"}) + "\n"
+        (folder / name).write_bytes(gzip.compress(row.encode() * rows))
+        files[name] = {"examples": rows, "sha256": ""}
+    files["rejected.jsonl.gz"] = {"examples": 9, "sha256": ""}
+    (folder / "dataset.json").write_text(json.dumps({"files": files}))
+    return folder
+
+
+def test_shards_are_those_that_the_folder_lists(tmp_path):
+    folder = folder_of_two_shards(tmp_path)
+    (folder / "train-00000-of-00001.jsonl.gz").write_bytes(gzip.compress(b"a leftover"))
+    assert len(list(read_examples(folder, split="train"))) == 3
+    (folder / "train-00001-of-00002.jsonl.gz").unlink()
+    with pytest.raises(DataError, match=r"train-00001-of-00002\.jsonl\.gz: missing"):
+        list(read_examples(folder))
+
+
+def test_a_short_shard_is_an_error(tmp_path):
+    folder = folder_of_two_shards(tmp_path)
+    shard = folder / "train-00000-of-00002.jsonl.gz"
+    row = json.dumps(ALPACA | {"split": "train"})
+    shard.write_bytes(gzip.compress(row.encode()))
+    with pytest.raises(DataError, match=r"train-00000-of-00002.*: holds 1 examples, .* says 2"):
+        list(read_examples(folder))
+    shard.write_bytes(gzip.compress(row.replace('"train"', '"test"').encode()))
+    with pytest.raises(DataError, match="an example of the split 'test'"):
+        list(read_examples(folder))
+    (folder / "dataset.json").write_text('{"files": ["train-00000-of-00002.jsonl.gz"]}')
+    with pytest.raises(DataError, match="`files` is not as the format says"):
+        list(read_examples(folder))
+
+
 def test_unfinished_dataset_folder(tmp_path):
     with pytest.raises(DataError, match="no finished dataset"):
         list(read_examples(tmp_path))
@@ -197,6 +233,10 @@ def test_bad_content_names_the_file_and_line(tmp_path, content, message):
         (b'[{"instruction": "a", "output": "b"}\n', r"a\.json:1: not JSON: the list is cut off"),
         (b'[{"instruction": "a", "output": "b"},\n\n 3]', r"a\.json:3: expected a JSON object"),
         (b"[]", "no examples"),
+        (b'[{"instruction": "a", "output": "b"},\n]', r"a\.json:2: not JSON: a comma before"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"a":' * 100_000, "not JSON"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "not JSON"),
         (b"[]\n[]", r"a\.json:2: not JSON: text after the end of the list"),
         (b'{"Definition":\n "d", "Instances": [', r"a\.json: not JSON"),
         (b'{"instruction": "a",\n "output": "\xff"}', r"a\.json:2: not UTF-8 \(byte 0xff"),
