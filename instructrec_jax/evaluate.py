@@ -4,7 +4,8 @@
         --output=runs/demo/evaluation
 
 Writes metrics.json, predictions.jsonl and report.html (for a browser, needs no network) into the
-output folder. Imports neither TensorFlow nor the optimizer.
+output folder. Imports neither TensorFlow nor the optimizer, but for a dataset that is a recipe
+(NAME.tfds.json), which TensorFlow Datasets reads.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,14 @@ from instructrec_jax.command_line import run, say
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.floors import FLOORS
 from instructrec_jax.evaluation.pipeline import evaluate_checkpoint
-from instructrec_jax.evaluation.report import evaluation_notes, loss_text, percent
+from instructrec_jax.evaluation.protocol import FEW
+from instructrec_jax.evaluation.report import (
+    evaluation_notes,
+    few_text,
+    interval_text,
+    loss_text,
+    percent,
+)
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -71,7 +79,7 @@ def main() -> None:
     summary = metrics["summary"]
     say(
         f"{summary['tasks_beating_floors']} of {summary['tasks']} tasks are above every floor on "
-        "all their hold-outs"
+        f"all their hold-outs{few_text(summary['tasks_beating_floors_few'])}"
     )
     for note in evaluation_notes(metrics):
         say(note)
@@ -127,29 +135,39 @@ class PlainProgress:
 def results_table(metrics: Mapping[str, Any]) -> Table:
     """The table for the terminal: a row for each task and hold-out, then the means.
 
-    "above" means above every floor by chrF.
+    "above" means above every floor by chrF, beyond what the choice of examples explains.
     """
     table = Table(
         title="chrF and exact match from 0 to 100, beside floors that need no model",
+        caption="over best floor: 95 % interval of the difference in chrF; n: examples; "
+        f"few: below {FEW}",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("task", overflow="fold")
     table.add_column("hold-out", no_wrap=True)
-    for heading in ("examples", "loss\n/token", "exact\nmatch", "chrF"):
+    for heading in ("loss\n/token", "exact\nmatch", "chrF"):
         table.add_column(heading, justify="right", no_wrap=True)
     for floor in FLOORS:
         table.add_column(f"floor:\n{floor.short_title}", justify="right", no_wrap=True)
+    table.add_column("over best\nfloor, 95%", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for task, groups in metrics["tasks"].items():
         for holdout, group in groups.items():
-            verdict = "[green]above[/]" if group["beats_floors"] else "[red]not above[/]"
-            table.add_row(*_cells(task, holdout, group), verdict)
+            style = "red" if not group["beats_floors"] else "green"
+            interval = interval_text(group["difference_to_best_floor"])
+            verdict = f"[{style}]{group['verdict']}[/]"
+            table.add_row(
+                *_cells(task, holdout, group), interval, f"{group['examples']:,}", verdict
+            )
     table.add_section()
     for holdout, macro in metrics["macro"].items():
         counted = f"{macro['tasks_beating_floors']} of {macro['tasks']}"
-        table.add_row(*_cells("mean over tasks", holdout, macro), counted, style="bold")
+        counted += f" ({macro['tasks_beating_floors_few']} few)"
+        cells = _cells("mean over tasks", holdout, macro)
+        table.add_row(*cells, "", f"{macro['examples']:,}", counted, style="bold")
     return table
 
 
@@ -158,7 +176,6 @@ def _cells(task: str, holdout: str, group: Mapping[str, Any]) -> list[str]:
     return [
         task.replace("[", r"\["),
         holdout.replace("[", r"\["),
-        f"{group['examples']:,}",
         loss_text(model["loss_per_token"]),
         percent(model["exact_match"]),
         percent(model["chrf"]),

@@ -16,7 +16,7 @@ from instructrec_jax.evaluation.charts import LineChart, Series, line_chart, num
 from instructrec_jax.evaluation.files import write_whole
 from instructrec_jax.evaluation.floors import EVALUATED_EXAMPLES, FLOORS
 from instructrec_jax.evaluation.metrics import METRICS, PRIMARY_METRIC
-from instructrec_jax.evaluation.protocol import NO_HOLDOUT, holdout_order
+from instructrec_jax.evaluation.protocol import FEW, NO_HOLDOUT, holdout_order
 from instructrec_jax.evaluation.run_log import RunLog, read_run, series
 from instructrec_jax.evaluation.samples import choose_samples, from_training, learning_journeys
 
@@ -81,6 +81,8 @@ def render(
         "loss": loss_text,
         "count": lambda value: f"{value:,}",
         "duration": duration,
+        "interval": interval_text,
+        "few": few_text,
     }
     records = run.samples if run is not None else []
     shown = predictions or from_training(records)
@@ -90,6 +92,7 @@ def render(
         metrics=metrics,
         metric_table=METRICS,
         floors=FLOORS,
+        few_examples=FEW,
         headline=_headline(panels),
         notes=evaluation_notes(metrics) if metrics is not None else [],
         cards=_evaluation_cards(panels) + _training_cards(run),
@@ -137,7 +140,7 @@ def _panels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _row(task: str, group: Mapping[str, Any], frequent: Mapping[str, Any]) -> dict[str, Any]:
     model = group["model"][PRIMARY_METRIC]
-    best = max(FLOORS, key=lambda floor: group["floors"][floor.name][PRIMARY_METRIC])
+    best = next(floor for floor in FLOORS if floor.name == group["best_floor"])
     best_figure = group["floors"][best.name][PRIMARY_METRIC]
     return {
         "task": task,
@@ -158,6 +161,7 @@ def _headline(panels: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return {
         "where": first["title"][0].lower() + first["title"][1:],
         "beating": first["macro"]["tasks_beating_floors"],
+        "few": first["macro"]["tasks_beating_floors_few"],
         "tasks": first["macro"]["tasks"],
     }
 
@@ -194,7 +198,8 @@ def _evaluation_cards(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, str
                 "value": percent(macro["model"][PRIMARY_METRIC]),
                 "unit": "chrF",
                 "note": f"best floor {percent(panel['best_floor'])} · above the floors on "
-                f"{macro['tasks_beating_floors']} of {macro['tasks']} tasks",
+                f"{macro['tasks_beating_floors']} of {macro['tasks']} tasks"
+                f"{few_text(macro['tasks_beating_floors_few'])}",
             }
         )
     return cards
@@ -268,6 +273,15 @@ def _charts(run: RunLog | None) -> list[LineChart]:
             ],
         ),
         line_chart(
+            name="accuracy",
+            title="Share of target tokens predicted right",
+            series=[
+                Series("training", "first", series(train, "accuracy")),
+                Series("validation", "second", series(validation, "accuracy")),
+            ],
+            from_zero=True,
+        ),
+        line_chart(
             name="throughput",
             title="Tokens per second",
             series=[Series("tokens/s", "first", series(train, "tokens_per_second"))],
@@ -334,6 +348,16 @@ def percent(value: float) -> str:
 def loss_text(value: float | None) -> str:
     """A loss with three digits; a dash where it was not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+def interval_text(difference: Mapping[str, float]) -> str:
+    """The interval of a difference of fractions, as "+1.2…+3.4" on a scale of 100."""
+    return f"{100 * difference['low']:+.1f}…{100 * difference['high']:+.1f}"
+
+
+def few_text(count: int) -> str:
+    """How many of the wins before rest on few examples; "" for none."""
+    return f" ({count} of them on fewer than {FEW} examples)" if count else ""
 
 
 def duration(seconds: float) -> str:
