@@ -7,10 +7,7 @@ The same recipe and raw files give the same bytes, whatever the number of proces
 """
 
 import fcntl
-import hashlib
-import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -18,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +24,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from instructrec_jax.command_line import loaded_config, run, say
-from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.data.tokenizer import (
+    MINIMUM_PIECES,
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+)
+from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
 from instructrec_jax.instructions.assembly import Assembler, Assembly
 from instructrec_jax.instructions.construct import units_in_order
 from instructrec_jax.instructions.counting import SourceStatistics, count_examples, task_lengths
 from instructrec_jax.instructions.example import SPLITS, TRAIN, InstructionExample, encoder_text
+from instructrec_jax.instructions.ingredients import differences, recipe_record
 from instructrec_jax.instructions.reading import DATASET_FILE, read_dataset_info
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import SOURCES
@@ -114,25 +116,55 @@ def build_dataset(
             holds something else, or another build of the same folder at work.
         DataError: no example is left.
     """
-    problems = recipe.problems()
-    if problems:
-        raise ConfigError("\n  ".join(["the dataset cannot be built:", *problems]))
-    recipe_record = _recipe_record(recipe, tokenizer)
-    known = _finished(output, recipe_record)
+    given = _checked(recipe, tokenizer, processes)
+    record = recipe_record(
+        recipe,
+        tokenizer=vars(tokenizer),
+        tokenizer_sha256=given.sha256 if given is not None else "",
+        format_version=FORMAT_VERSION,
+    )
+    known = _finished(output, record)
     if known is not None:
         progress(f"{output} is there already, built by the same recipe")
         return BuildSummary(output, True, {split: known["examples"][split] for split in SPLITS})
     partial = output.with_name(output.name + ".partial")
     with _claimed(partial):
-        info = _build(recipe, tokenizer, recipe_record, processes, partial, progress)
+        try:
+            info = _build(recipe, given or tokenizer, record, processes, partial, progress)
+        except UserError:
+            shutil.rmtree(partial)
+            raise
         partial.rename(output)
     return BuildSummary(output, False, {split: info["examples"][split] for split in SPLITS})
 
 
+def _checked(recipe: Recipe, tokenizer: TokenizerRecipe, processes: int) -> Tokenizer | None:
+    """The tokenizer that is given, None where one is to be trained; all problems at once."""
+    given = None
+    problems = recipe.problems()
+    if processes < 0:
+        problems.append(f"build.processes: {processes} is below 0, which means one a core")
+    if tokenizer.path:
+        try:
+            given = load_tokenizer(Path(tokenizer.path))
+        except ConfigError as error:
+            problems.append(f"tokenizer.path: {error}")
+    elif tokenizer.sentinels < 0:
+        problems.append(f"tokenizer.sentinels: {tokenizer.sentinels} is below 0")
+    elif tokenizer.vocabulary_size < (least := MINIMUM_PIECES + tokenizer.sentinels):
+        problems.append(
+            f"tokenizer.vocabulary_size: {tokenizer.vocabulary_size} is below {least}, the bytes "
+            f"and {tokenizer.sentinels} sentinels"
+        )
+    if problems:
+        raise ConfigError("\n  ".join(["the dataset cannot be built:", *problems]))
+    return given
+
+
 def _build(
     recipe: Recipe,
-    tokenizer_recipe: TokenizerRecipe,
-    recipe_record: dict[str, Any],
+    tokenizer_recipe: TokenizerRecipe | Tokenizer,
+    record: dict[str, Any],
     processes: int,
     folder: Path,
     progress: Callable[[str], None],
@@ -171,7 +203,7 @@ def _build(
     files["rejected.jsonl.gz"] = {"examples": len(assembly.rejects), "sha256": digest}
     info = {
         "format_version": FORMAT_VERSION,
-        **recipe_record,
+        **record,
         **_counts(assembly),
         "leak_audit": vars(leaks),
         "documents": sum(statistics.documents for statistics in sources.values()),
@@ -239,14 +271,14 @@ def _audited(assembly: Assembly, recipe: Recipe) -> LeakAudit:
 
 
 def _tokenizer(
-    recipe: TokenizerRecipe,
+    recipe: TokenizerRecipe | Tokenizer,
     examples: list[InstructionExample],
     *,
     seed: int,
     progress: Callable[[str], None],
 ) -> Tokenizer:
-    if recipe.path:
-        return load_tokenizer(Path(recipe.path))
+    if isinstance(recipe, Tokenizer):
+        return recipe
 
     def texts() -> Iterator[str]:
         for example in examples:
@@ -330,22 +362,7 @@ def _languages(assembly: Assembly) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["from_english"] - row["to_english"])
 
 
-def _recipe_record(recipe: Recipe, tokenizer: TokenizerRecipe) -> dict[str, Any]:
-    """The recipe, the versions of what it reads by, and the hash of both."""
-    record = {
-        "recipe": {**recipe.to_record(), "tokenizer": vars(tokenizer)},
-        "versions": {
-            "python": platform.python_version(),
-            "babel": metadata.version("babel"),
-            "sentencepiece": metadata.version("sentencepiece"),
-            "jinja2": metadata.version("jinja2"),
-        },
-    }
-    text = json.dumps([FORMAT_VERSION, record], sort_keys=True)
-    return {**record, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _finished(output: Path, recipe_record: Mapping[str, Any]) -> dict[str, Any] | None:
+def _finished(output: Path, record: Mapping[str, Any]) -> dict[str, Any] | None:
     """What stands in the folder's dataset.json if it is this recipe's; None where there is nothing.
 
     Raises:
@@ -359,10 +376,9 @@ def _finished(output: Path, recipe_record: Mapping[str, Any]) -> dict[str, Any] 
         raise ConfigError(
             f"{output} exists and is no finished dataset; name another --output or remove it"
         ) from error
-    if info.get("recipe_sha256") == recipe_record["recipe_sha256"]:
+    changed = differences(record, info)
+    if not changed:
         return info
-    mine, theirs = recipe_record["recipe"], info.get("recipe", {})
-    changed = [key for key in mine if mine[key] != theirs.get(key)] or ["versions"]
     raise ConfigError(
         f"{output} holds a dataset of another recipe (differs in {', '.join(changed)}); "
         "name another --output or remove it"

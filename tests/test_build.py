@@ -162,6 +162,28 @@ def test_the_same_recipe_is_reused_and_another_one_refused(dataset):
     assert contents(output) == before
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"ingredients": {"generators": "0"}}, "the generators"),
+        ({"ingredients": {"templates": {"find_bug": "0"}}}, "templates of find_bug"),
+        ({"ingredients": {"installed packages": "0"}}, "the installed packages"),
+        ({"ingredients": {"tokenizer": "0"}}, "the tokenizer"),
+        ({"versions": {"babel": "0"}}, "version of babel"),
+    ],
+)
+def test_a_dataset_of_other_ingredients_is_refused(dataset, tmp_path, change, told):
+    info = json.loads((dataset[0] / "dataset.json").read_text())
+    info["recipe_sha256"] = "0"
+    for section, changes in change.items():
+        for key, value in changes.items():
+            known = info[section][key]
+            info[section][key] = {**known, **value} if isinstance(value, dict) else value
+    (tmp_path / "dataset.json").write_text(json.dumps(info))
+    with pytest.raises(ConfigError, match=rf"\(differs in {told}\)"):
+        built(tmp_path)
+
+
 def test_what_is_no_dataset_is_not_touched(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
@@ -196,11 +218,22 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path):
         built(tmp_path / "x", build__sources="python_cod", build__languages="zz")
     assert "did you mean 'python_code'" in str(error.value) and "'zz'" in str(error.value)
     assert not (tmp_path / "x.partial").exists()
+    with pytest.raises(ConfigError) as error:
+        built(
+            tmp_path / "x", build__processes="-1", build__test_fraction="nan",
+            tokenizer__vocabulary_size="40",
+        )  # fmt: skip
+    for told in ("build.processes: -1", "build.test_fraction: nan", "vocabulary_size: 40 is below"):
+        assert told in str(error.value)
+    with pytest.raises(ConfigError, match=r"tokenizer\.path: no tokenizer at .*gone"):
+        built(tmp_path / "x", tokenizer__path=str(tmp_path / "gone"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_left_to_train_on(tmp_path):
     with pytest.raises(DataError, match="no example to train on"):
         built(tmp_path / "x", build__sources="python_topics", build__max_target_characters="1")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_leak_is_a_bug_and_writes_nothing(tmp_path, monkeypatch):

@@ -42,7 +42,7 @@ _SPACE_SYMBOL_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE_SYMBOL.encode()
 _WHITESPACE_PIECES = ("\n", "\t", "\r")
 # pad, eos, unk, the whitespace pieces and one piece for each byte.
 _FIXED_PIECES = 3 + len(_WHITESPACE_PIECES) + 256
-_MINIMUM_PIECES = _FIXED_PIECES + 32
+MINIMUM_PIECES = _FIXED_PIECES + 32
 # Long texts are cut here, so that a sample of few texts is still a fair one.
 _CHUNK_CHARACTERS = 2_000
 # Training text: 5 million characters take 13 s on one core for 8,000 pieces.
@@ -272,10 +272,10 @@ def train_tokenizer(
         DataError: there is no text, or nothing but line breaks.
     """
     pieces = vocabulary_size - sentinels
-    if pieces < _MINIMUM_PIECES:
+    if pieces < MINIMUM_PIECES:
         raise ConfigError(
             f"tokenizer.vocabulary_size is {vocabulary_size}: with {sentinels} sentinels it must "
-            f"be at least {_MINIMUM_PIECES + sentinels}"
+            f"be at least {MINIMUM_PIECES + sentinels}"
         )
     smallest, largest = _SAMPLE_CHARACTERS
     budget = min(max(_SAMPLE_CHARACTERS_PER_PIECE * pieces, smallest), largest)

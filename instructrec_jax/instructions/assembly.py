@@ -167,8 +167,10 @@ class Assembler:
     def _within_caps(self, entries: list[_Entry]) -> list[_Entry]:
         """The first drafts by hash of each task, as many as the recipe allows."""
         recipe = self._recipe
+        cap = recipe.max_examples_per_task
         bounds = {
-            TRAIN: recipe.max_examples_per_task // recipe.phrasings_per_example,
+            # 0 means no bound: at least one question is kept under the smallest cap.
+            TRAIN: max(1, cap // recipe.phrasings_per_example) if cap else 0,
             VALIDATION: 0,
             TEST: recipe.max_test_examples,
         }

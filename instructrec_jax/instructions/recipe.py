@@ -1,5 +1,6 @@
 """What a dataset is made by: every choice that its contents depend on."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,6 +125,9 @@ class Recipe:
             )
             if getattr(self, key) < least
         ]
+        for key in ("validation_fraction", "test_fraction", "execution_seconds"):
+            if not math.isfinite(getattr(self, key)):
+                found.append(f"build.{key}: {getattr(self, key)} is no number")
         if self.validation_fraction + self.test_fraction >= 1:
             found.append("build.validation_fraction and build.test_fraction leave nothing to train")
         if self.execution_seconds <= 0:

@@ -151,6 +151,9 @@ def test_caps_keep_the_same_drafts_whatever_else_there_is(assembled):
     assert capped.examples == again.examples
     larger = assembled(rows, max_examples_per_task=12)
     assert {e.id for e in capped.examples} < {e.id for e in larger.examples}
+    # The smallest cap is one question, not none and not all.
+    least = assembled(rows, max_examples_per_task=1, phrasings_per_example=2)
+    assert len(least.examples) == 2 and reasons(least) == {"over_cap": 39}
     rows = [(str(n), measure(n), "test") for n in range(20)]
     test = assembled(rows, max_test_examples=3)
     assert Counter(e.holdout for e in test.examples) == {"document": 3, "phrasing": 3}

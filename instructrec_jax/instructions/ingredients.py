@@ -1,0 +1,93 @@
+"""What a dataset is made of: a finished one is reused only where it would come out the same."""
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from instructrec_jax.instructions.recipe import Recipe
+from instructrec_jax.instructions.templates import FOLDER
+
+_GENERATORS = Path(__file__).parent
+
+
+def recipe_record(
+    recipe: Recipe, *, tokenizer: Mapping[str, Any], tokenizer_sha256: str, format_version: int
+) -> dict[str, Any]:
+    """The recipe, all that its result depends on besides, and one hash of everything.
+
+    Args:
+        recipe: of the dataset.
+        tokenizer: the tokenizer's settings.
+        tokenizer_sha256: of the model that is given; "" where one is trained.
+        format_version: of the dataset folder.
+    """
+    ingredients: dict[str, Any] = {
+        "generators": files_digest(_GENERATORS, _GENERATORS.rglob("*.py")),
+        "templates": {
+            task: hashlib.sha256((FOLDER / f"{task}.toml").read_bytes()).hexdigest()
+            for task in recipe.chosen_tasks
+        },
+        "tokenizer": tokenizer_sha256,
+    }
+    if "package_metadata" in recipe.used_sources:
+        ingredients["installed packages"] = packages_digest(metadata.distributions())
+    record = {
+        "recipe": {**recipe.to_record(), "tokenizer": dict(tokenizer)},
+        "versions": {
+            "python": platform.python_version(),
+            "babel": metadata.version("babel"),
+            "sentencepiece": metadata.version("sentencepiece"),
+            "jinja2": metadata.version("jinja2"),
+        },
+        "ingredients": ingredients,
+    }
+    text = json.dumps([format_version, record], sort_keys=True)
+    return {**record, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def files_digest(folder: Path, files: Iterable[Path]) -> str:
+    """Hash of the names, inside `folder`, and contents of some files."""
+    digest = hashlib.sha256()
+    for name, file in sorted((file.relative_to(folder).as_posix(), file) for file in files):
+        content = file.read_bytes()
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
+
+
+def packages_digest(packages: Iterable[metadata.Distribution]) -> str:
+    """Hash of names and versions, in whatever order the packages come."""
+    lines = sorted({f"{package.metadata['Name']}=={package.version}" for package in packages})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of what differs between two records, for a person; [] where nothing does."""
+    if mine.get("recipe_sha256") == theirs.get("recipe_sha256"):
+        return []
+    recipe, other = mine["recipe"], _mapping(theirs.get("recipe"))
+    found = [key for key in recipe if recipe[key] != other.get(key)]
+    found += [
+        f"version of {name}"
+        for name in _unequal(mine["versions"], _mapping(theirs.get("versions")))
+    ]
+    kinds, others = mine["ingredients"], _mapping(theirs.get("ingredients"))
+    for kind in _unequal(kinds, others):
+        if kind == "templates":
+            if "tasks" not in found:
+                tasks = _unequal(kinds[kind], _mapping(others.get(kind)))
+                found.append(f"templates of {', '.join(tasks)}")
+        elif kind != "tokenizer" or kind not in found:
+            found.append(f"the {kind}")
+    return found or ["format version"]
+
+
+def _unequal(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    return [key for key in mine if mine[key] != theirs.get(key)]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
