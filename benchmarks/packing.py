@@ -17,7 +17,6 @@ Printed: fill of both sides (share of positions that hold a token), planning and
 import platform
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from instructrec_jax.data.packing import Rows, pack
 from instructrec_jax.data.pipeline import evaluation_batches
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.shuffling import shuffled
+from instructrec_jax.data.tensorflow_cpu import tf
 from instructrec_jax.data.token_cache import TokenCache
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to pack, before those too long go.")
@@ -122,8 +122,7 @@ def describe_machine() -> str:
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = f"{names[0]}, {len(names)} cores" if names else platform.processor()
-    packages = ("numpy", "tensorflow-cpu" if platform.system() == "Linux" else "tensorflow")
-    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    versions = f"numpy {np.__version__}, tensorflow {tf.__version__}"
     return f"{processor}; Python {platform.python_version()}, {versions}"
 
 

@@ -51,7 +51,12 @@ def epoch_counts(
         named = dict(rates)
         weights = {task: float(named.get(task, 0.0)) for task in sizes}
     elif mixture == "temperature":
-        weights = {task: size ** (1 / temperature) for task, size in capped.items()}
+        # Relative to the largest task, since the power itself overflows at a low temperature.
+        largest = max(capped.values(), default=1)
+        weights = {
+            task: math.exp(math.log(size / largest) / temperature) if size else 0.0
+            for task, size in capped.items()
+        }
     else:
         weights = {task: float(size) for task, size in capped.items()}
     total = sum(size for task, size in capped.items() if weights[task] > 0)

@@ -39,9 +39,10 @@ FEATURES = (
     "decoder_positions",
     "decoder_loss_weights",
 )
-# One tf.data pipeline serves the steps of an epoch, but no fewer than this, so that short epochs
-# do not each build one ...
-_MINIMUM_STEPS = 64
+# One tf.data pipeline serves the steps of an epoch, but no fewer than this, for TensorFlow keeps
+# about 0.25 MiB of every pipeline that was ever built: the first is short, so that training starts
+# soon, each one after it twice as long up to the second figure ...
+_MINIMUM_STEPS = (64, 1_024)
 # ... and no more rows than this, so that the rows of a pipeline take little memory.
 _MAXIMUM_ROWS = 2**18
 _PREFETCHED_BATCHES = 4
@@ -75,14 +76,15 @@ def _training_batches(
     plan: PackingPlan, start_step: int, stop_step: int, process_index: int, process_count: int
 ) -> Iterator[dict[str, np.ndarray]]:
     step = start_step
+    minimum, longest_minimum = _MINIMUM_STEPS
     while step < stop_step:
         rows_an_epoch = len(plan.epoch_rows(plan.epoch_of_step(step)))
-        steps = max(rows_an_epoch // plan.config.batch_size, _MINIMUM_STEPS)
+        steps = max(rows_an_epoch // plan.config.batch_size, minimum)
         steps = max(min(steps, _MAXIMUM_ROWS // plan.config.batch_size), 1)
         end = min(step + steps, stop_step)
         rows = plan.rows_for_steps(step, end)
         yield from _batches(plan, rows, process_index, process_count)
-        step = end
+        step, minimum = end, min(2 * minimum, longest_minimum)
 
 
 def evaluation_batches(

@@ -103,3 +103,12 @@ def test_epochs_differ_and_repeat_by_seed():
 def test_settings_without_meaning_are_refused(settings_, message):
     with pytest.raises(ConfigError, match=message):
         epoch_counts(SIZES, **settings_)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-3, 1e300])
+def test_extreme_temperatures_do_not_overflow(temperature):
+    sizes = {"small": 10, "large": 1_000_000, "none": 0}
+    counts = epoch_counts(sizes, mixture="temperature", temperature=temperature)
+    expected = (500_005, 500_005) if temperature > 1 else (0, 1_000_000)
+    assert (counts["small"], counts["large"]) == expected
+    assert counts["none"] == 0

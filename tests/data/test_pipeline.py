@@ -145,7 +145,7 @@ def test_any_number_of_hosts_sees_the_same_global_batches(instruction_cache, hos
 
 
 def test_resumed_run_sees_what_an_uninterrupted_one_does(instruction_cache, monkeypatch):
-    monkeypatch.setattr("instructrec_jax.data.pipeline._MINIMUM_STEPS", 1)
+    monkeypatch.setattr("instructrec_jax.data.pipeline._MINIMUM_STEPS", (1, 4))
     steps = 70
     whole = batches(PackingPlan(instruction_cache, CONFIG), 0, steps)
     assert len(whole) == steps
@@ -155,6 +155,20 @@ def test_resumed_run_sees_what_an_uninterrupted_one_does(instruction_cache, monk
         assert len(rest) == steps - start
         for resumed, uninterrupted in zip(rest, whole[start:], strict=True):
             assert_same(resumed, uninterrupted)
+
+
+def test_short_epochs_share_pipelines(instruction_cache, monkeypatch):
+    plan = PackingPlan(instruction_cache, dataclasses.replace(CONFIG, max_examples=20))
+    built = []
+
+    def count(plan, rows, *hosts):
+        steps = len(rows) // plan.config.batch_size
+        built.append(steps)
+        return iter([{}] * steps)
+
+    monkeypatch.setattr("instructrec_jax.data.pipeline._batches", count)
+    assert len(batches(plan, 0, 5_000)) == 5_000
+    assert built == [64, 128, 256, 512, 1_024, 1_024, 1_024, 968]
 
 
 def test_training_rows_hold_each_example_once_an_epoch(instruction_cache):
