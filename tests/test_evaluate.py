@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from tiny_model import DECODER_LENGTH, write_dataset, write_run
 
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.evaluation import prediction
-from instructrec_jax.evaluation.pipeline import evaluate_checkpoint
+from instructrec_jax.evaluation.pipeline import evaluate_checkpoint, is_current
 from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.reading import read_examples
+from instructrec_jax.training.checkpoint import find_model_folder
 
 FILES = ("metrics.json", "predictions.jsonl", "report.html")
 # Runs the binary and tells which heavy modules were loaded by the end.
@@ -220,6 +222,28 @@ def test_a_planted_copying_model(evaluated, planted, tmp_path):
             floor = group["floors"]["copy_input"]
             assert {name: group["model"][name] for name in floor} == floor
             assert not group["beats_floors"]
+
+
+def test_an_evaluation_is_current_until_run_or_dataset_change(evaluated, tmp_path):
+    output = tmp_path / "output"
+    shutil.copytree(evaluated.output, output)
+    run = tmp_path / "run"
+    shutil.copytree(evaluated.run, run)
+    dataset = tmp_path / "data.jsonl"
+    shutil.copy(evaluated.dataset, dataset)
+    assert is_current(output, checkpoint=run, dataset=dataset)
+    lines = dataset.read_text(encoding="utf-8")
+    dataset.write_text(lines.replace("The sum is 48", "The sum is 49"), encoding="utf-8")
+    assert not is_current(output, checkpoint=run, dataset=dataset)
+    dataset.write_text(lines, encoding="utf-8")
+    folder, _ = find_model_folder(run)
+    metadata = folder / "metadata" / "metadata"
+    record = json.loads(metadata.read_text())
+    name = next(iter(record["fingerprints"]["parameters"]))
+    record["fingerprints"]["parameters"][name] += 1
+    metadata.write_text(json.dumps(record))
+    assert not is_current(output, checkpoint=run, dataset=dataset)
+    assert not is_current(tmp_path / "nowhere", checkpoint=run, dataset=dataset)
 
 
 def test_losses_that_are_not_finite_become_null(evaluated, planted, tmp_path, monkeypatch):

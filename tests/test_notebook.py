@@ -44,7 +44,7 @@ def test_evaluate_notebook(tmp_path, monkeypatch):
     words = "".join(output.text for output in outputs if output.output_type == "stream")
     # The loss, one of bars for each of two hold-outs, and the lengths.
     assert len(pictures) == 4
-    assert "8 examples; on all their hold-outs above every floor: 0 of 2 tasks" in words
+    assert "8 examples; on all their hold-outs above every floor: 0 of 2 tasks, 0 of them" in words
     assert "WORST" in words
     assert "chinese" in words
     assert "answer:" in words

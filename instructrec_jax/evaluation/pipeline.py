@@ -1,5 +1,7 @@
 """From a checkpoint and a dataset to metrics.json, predictions.jsonl and report.html."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,14 @@ from instructrec_jax.evaluation.protocol import Answer, choose_examples, evaluat
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.evaluation.run_log import find_run_folder, read_run
 from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.model.t5 import parameter_count
-from instructrec_jax.training.checkpoint import LoadedModel, load_model
+from instructrec_jax.training.checkpoint import (
+    LoadedModel,
+    find_model_folder,
+    load_model,
+    read_metadata,
+)
 
 FORMAT_VERSION = 1
 
@@ -80,6 +88,41 @@ def evaluate_checkpoint(
     return metrics
 
 
+def is_current(output: Path, *, checkpoint: Path, dataset: Path) -> bool:
+    """Whether `output` holds an evaluation of just these parameters on just these examples.
+
+    Raises:
+        DataError, CheckpointError: the dataset or checkpoint cannot be read.
+    """
+    try:
+        metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+        held = (metrics["checkpoint"]["fingerprint"], metrics["dataset"]["sha256"])
+        split = metrics["dataset"]["split"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    if not (output / "predictions.jsonl").is_file():
+        return False
+    folder, _ = find_model_folder(checkpoint)
+    run_folder = find_run_folder(checkpoint)
+    run = read_run(run_folder) if run_folder is not None else None
+    data = open_evaluation_data(dataset, split=None, run=run)
+    found = (_fingerprint(folder), _examples_hash(data.examples))
+    return held == found and split == data.split
+
+
+def _fingerprint(model_folder: Path) -> str:
+    """Hash of the parameters' checksums."""
+    checksums = read_metadata(model_folder)["fingerprints"]["parameters"]
+    return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
+
+
+def _examples_hash(examples: Sequence[InstructionExample]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json_line(example.to_record()).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
 def _write_files(
     output: Path,
     run_folder: Path | None,
@@ -101,6 +144,7 @@ def _checkpoint_record(path: Path, loaded: LoadedModel) -> dict[str, Any]:
         "path": str(path),
         "description": loaded.description,
         "step": loaded.step,
+        "fingerprint": _fingerprint(loaded.folder),
         "parameters": parameter_count(loaded.config),
         "tokenizer_sha256": loaded.tokenizer.sha256,
     }
@@ -111,6 +155,7 @@ def _dataset_record(path: Path, data: EvaluationData, *, limit: int) -> dict[str
         "path": str(path),
         "split": data.split,
         "examples": len(data.examples),
+        "sha256": _examples_hash(data.examples),
         "max_examples_per_task": limit,
         "note": data.note,
     }
