@@ -2,7 +2,7 @@
 
     python -m instructrec_jax.train --config=configs/demo.py
 
-Hardware: any CPU with two cores and 4 GB. A T5 of 3.4 million parameters learns, from
+Hardware: any CPU with two cores and 4 GB. A T5 of 4.2 million parameters learns, from
 scratch, short tasks whose raw data lies on every machine with Python: dates, measures, amounts and
 times in several languages, and small questions on Python code.
 Result: README.md shows the table that this gives, the tasks where the model loses included.

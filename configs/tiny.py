@@ -1,4 +1,4 @@
-"""A tiny T5 of one to two million parameters: for tests, own small files and a first look.
+"""A tiny T5, 5 million parameters at most: for tests, own small files and a first look.
 
     python -m instructrec_jax.train --config=configs/tiny.py --dataset=examples.jsonl
 

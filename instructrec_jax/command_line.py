@@ -1,5 +1,6 @@
 """What every binary shares: flags, `--config` with overrides, error messages and exit codes."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -11,6 +12,7 @@ from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import ConfigError, UserError
 
 _DEBUG = flags.DEFINE_boolean("debug", False, "Show the traceback of a user error.")
+_HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 _OVERRIDE = "--config."
 # What a shell reports of a program that SIGINT ended.
 _INTERRUPTED = 130
@@ -20,7 +22,9 @@ _overrides: dict[str, str] = {}
 
 def say(text: str = "") -> None:
     """One line for the person who started the program; data goes to stdout, words to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    # Work goes on when nobody listens any more, as after `train 2>&1 | head`.
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def run(main: Callable[[], int | None], *, needs_config: bool) -> NoReturn:
@@ -30,8 +34,19 @@ def run(main: Callable[[], int | None], *, needs_config: bool) -> NoReturn:
     is a defect of this code and keeps its traceback (exit code 1).
     """
     if needs_config:
-        flags.DEFINE_string("config", None, "Config file, `file.py` or `file.py:argument`.")
-    app.run(lambda _: _guarded(main), flags_parser=_parse_flags)
+        # Named after the program, so that --help lists it among the program's own flags.
+        flags.DEFINE_string(
+            "config",
+            None,
+            "Config file, `file.py` or `file.py:argument`. Any of its values can be changed: "
+            "--config.train.steps=500.",
+            module_name=sys.argv[0],
+        )
+    try:
+        app.run(lambda _: _guarded(main), flags_parser=_parse_flags)
+    except SystemExit as ended:
+        # absl ends with 1 after printing the help that was asked for.
+        sys.exit(0 if _HELP & set(sys.argv[1:]) else ended.code)
     sys.exit(0)
 
 
@@ -102,10 +117,6 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
     except KeyboardInterrupt:
         say("error: interrupted")
         return _INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has gone: nothing is left to say.
-        sys.stderr.close()
-        return 0
 
 
 def _fail(error: Exception, exit_code: int) -> NoReturn:

@@ -15,8 +15,8 @@ Needs a checkpoint and nothing else of the training side: no TensorFlow, no opti
 import contextlib
 import gzip
 import itertools
-import json
 import math
+import os
 import sys
 import time
 import zlib
@@ -32,6 +32,7 @@ from instructrec_jax.decoding.generate import Generation, generate
 from instructrec_jax.decoding.prompts import BrokenLine, Prompt, read_prompts
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.instructions.example import encoder_text
+from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.training.checkpoint import LoadedModel, load_model
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run folder, or one of its checkpoints.")
@@ -73,14 +74,19 @@ def main() -> None:
         # After the model: a mistyped checkpoint must not empty a file of earlier answers.
         output = files.enter_context(_open_output(_OUTPUT.value))
         started = time.monotonic()
-        summary = decode(
-            records,
-            model,
-            output,
-            max_new_tokens=_MAX_NEW_TOKENS.value or model.decoder_length,
-            batch_size=_BATCH_SIZE.value,
-            progress=say,
-        )
+        try:
+            summary = decode(
+                records,
+                model,
+                output,
+                max_new_tokens=_MAX_NEW_TOKENS.value or model.decoder_length,
+                batch_size=_BATCH_SIZE.value,
+                progress=say,
+            )
+        except BrokenPipeError:
+            # The reader of the answers, such as `head`, has enough. Python flushes stdout at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
         _say_summary(summary, model, seconds=time.monotonic() - started)
 
 
@@ -189,7 +195,7 @@ def _open_output(name: str) -> IO[bytes]:
 
 
 def _write_line(output: IO[bytes], record: dict[str, Any]) -> None:
-    output.write(json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+    output.write(json_line(record).encode())
 
 
 class _Progress:

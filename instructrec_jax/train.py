@@ -18,15 +18,21 @@ from instructrec_jax.command_line import loaded_config, run, say
 from instructrec_jax.configuration import COMMAND_LINE, config_record
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.evaluation.report import write_report
-from instructrec_jax.model.config import T5Config, padded_vocabulary_size
+from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import LoadedModel, RunCheckpoints, load_model
+from instructrec_jax.training.checkpoint import (
+    ModelFolder,
+    RunCheckpoints,
+    open_model,
+    read_parameters,
+)
 from instructrec_jax.training.checks import check, model_config
 from instructrec_jax.training.environment import environment_record, join_processes
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.loop import Loop, Run, make_run, optimizer_item
+from instructrec_jax.training.loop import Loop, Run, identity, make_run, optimizer_item
 from instructrec_jax.training.preparation import RunData, prepare_data
 from instructrec_jax.training.reporting import Clock, Reporter, write_json
+from instructrec_jax.training.run_folder import claimed_run_folder
 from instructrec_jax.training.step import TrainState
 from instructrec_jax.training.summary import parameter_table, run_summary
 
@@ -49,35 +55,41 @@ def main() -> None:
     )
     if _DISTRIBUTED.value:
         join_processes()
-    train(config, origins=origins, dry_run=_DRY_RUN.value)
+    check(config, device_count=jax.device_count())
+    stop = StopRequest()
+    with stop.listening(), claimed_run_folder(Path(config.workdir)):
+        train(config, origins=origins, dry_run=_DRY_RUN.value, stop=stop)
 
 
-def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool) -> None:
-    """The whole run, from its checks to its report; goes on from its newest good checkpoint.
+def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: StopRequest) -> None:
+    """The whole run, from its data to its report; goes on from its newest good checkpoint.
 
     Args:
-      config: with the keys of configs/base.py.
+      config: with the keys of configs/base.py, checked.
       origins: where each value comes from, for the run folder's config.json.
       dry_run: describe the run and stop before anything is allocated.
+      stop: asks the run to save and end.
 
     Raises:
       ConfigError, DataError, CheckpointError: something is wrong with what was given.
       DivergedError: too many steps in a row gave non-finite losses.
       Preempted: SIGTERM or SIGINT came; the state is saved.
     """
-    # ---------------------------------------------------------------- checks
     is_main = jax.process_index() == 0
     tell = say if is_main else _nothing
-    check(config, device_count=jax.device_count())
     workdir = Path(config.workdir)
-    clock, stop = Clock(), StopRequest()
+    clock = Clock()
 
     # ---------------------------------------------------------------- data
-    initial = load_model(config.init) if config.init else None
+    initial = open_model(config.init) if config.init else None
     with clock.measure("data"):
-        # A folder that was named on the command line and is missing is more likely mistyped.
-        may_build = origins["dataset"] != COMMAND_LINE
-        data = prepare_data(config, may_build=may_build, initial=initial, say=tell)
+        data = prepare_data(
+            config,
+            # A folder that was named on the command line and is missing is likely mistyped.
+            may_build=origins["dataset"] != COMMAND_LINE,
+            initial=initial.tokenizer if initial else None,
+            say=tell,
+        )
 
     # ---------------------------------------------------------------- model
     model = _model_config(config, data, initial)
@@ -119,23 +131,21 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool) -> None
     if is_main:
         report = workdir / "report.html"
         write_report(run_folder=workdir, metrics=None, predictions=[], output=report)
-        tell(f"trained to step {config.train.steps}; run folder {workdir}, report {report}")
+        last = max(first_step, config.train.steps)
+        tell(f"trained to step {last}; run folder {workdir}, report {report}")
 
 
 def _nothing(text: str = "") -> None:
     """What the processes after the first say."""
 
 
-def _model_config(config: ConfigDict, data: RunData, initial: LoadedModel | None) -> T5Config:
+def _model_config(config: ConfigDict, data: RunData, initial: ModelFolder | None) -> T5Config:
     """The architecture of the config, or of the model that the run starts from."""
     vocabulary_size = padded_vocabulary_size(data.tokenizer.vocabulary_size)
     asked = model_config(config, vocabulary_size=vocabulary_size)
     if initial is None:
         return asked
-    computed = {
-        name: getattr(asked, name)
-        for name in ("dropout_rate", "activation_dtype", "remat", "attention")
-    }
+    computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
     model = dataclasses.replace(initial.config, **computed)
     differing = _differences(model.to_dict(), asked.to_dict())
     if differing:
@@ -151,12 +161,12 @@ def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str,
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
-def _new_state(parts: Run, initial: LoadedModel | None) -> TrainState:
+def _new_state(parts: Run, initial: ModelFolder | None) -> TrainState:
     state = parts.new_state()
     if initial is None:
         return state
-    places = jax.tree.map(lambda leaf: leaf.sharding, parts.shapes.parameters)
-    return dataclasses.replace(state, parameters=jax.device_put(initial.params, places))
+    parameters = read_parameters(initial, parts.shapes.parameters)
+    return dataclasses.replace(state, parameters=parameters)
 
 
 def _restored(
@@ -188,9 +198,11 @@ def _restored(
 def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
     config = parts.config
     # How a model is computed may change between two parts of a run; its shapes may not.
-    computed = ("dropout_rate", "activation_dtype", "remat", "attention")
-    theirs = {key: value for key, value in metadata["model"].items() if key not in computed}
-    ours = {key: value for key, value in parts.model.to_dict().items() if key not in computed}
+    models = (T5Config.from_dict(metadata["model"]), parts.model)
+    theirs, ours = (
+        {key: value for key, value in model.to_dict().items() if key not in COMPUTED_FIELDS}
+        for model in models
+    )
     differing = _differences(theirs, ours)
     if metadata["tokenizer"]["sha256"] != parts.data.tokenizer.sha256:
         differing.append(("tokenizer", metadata["tokenizer"]["sha256"][:12], "another one"))
@@ -200,13 +212,15 @@ def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
             + ", ".join(f"{key} {there} there, {here} here" for key, there, here in differing)
             + "; give another --workdir"
         )
-    theirs = {key: value for key, value in metadata["data"].items() if key != "position"}
-    differing = _differences(theirs, parts.data.identity(config))
-    if differing and not config.data.allow_data_change:
+    theirs = {key: value for key, value in metadata["identity"].items() if key != "position"}
+    differing = _differences(theirs, identity(parts))
+    of_optimizer = any(key.startswith("optimizer.") for key, _, _ in differing)
+    if differing and (of_optimizer or not config.data.allow_data_change):
+        way_out = "" if of_optimizer else ", or --config.data.allow_data_change=true to go on"
         raise ConfigError(
-            f"the data of {config.workdir} has changed since its checkpoint: "
+            f"this is not the run that {config.workdir} holds: "
             + ", ".join(f"{key} was {there}, is {here}" for key, there, here in differing)
-            + "; give another --workdir, or --config.data.allow_data_change=true to go on"
+            + f"; give another --workdir{way_out}"
         )
 
 

@@ -9,6 +9,10 @@
 # are prefixed with [N]. Ends with the first exit code that is not 0; then the others are stopped.
 set -euo pipefail
 
+if [ "${BASH_VERSINFO[0]}" -lt 5 ]; then
+    echo "error: this script needs bash 5 (macOS: brew install bash)" >&2
+    exit 2
+fi
 processes=2 devices=4 port=12765 dry_run=
 while [ $# -gt 0 ]; do
     case "$1" in

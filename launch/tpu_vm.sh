@@ -70,7 +70,7 @@ case "$action" in
         [ -n "$version" ] || fail "--version=VERSION is missing, for example tpu-ubuntu2204-base"
         extra=()
         [ -z "$spot" ] || extra+=(--spot)
-        tpu create "$name" "${place[@]}" --accelerator-type="$type" --version="$version" "${extra[@]}"
+        tpu create "$name" "${place[@]}" --accelerator-type="$type" --version="$version" ${extra[@]+"${extra[@]}"}
         ;;
     setup)
         cd "$(dirname "$0")/.."

@@ -2,18 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.train import train
-from instructrec_jax.training.checkpoint import fingerprint, load_model
+from instructrec_jax.training.checkpoint import load_model
+from instructrec_jax.training.checks import check
+from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.interruption import StopRequest
+from instructrec_jax.training.run_folder import claimed_run_folder
 
 STEPS = 150
 SETTINGS = {
@@ -144,7 +150,8 @@ def load(dataset, workdir, **changes):
 
 def attempt(dataset, workdir, **changes):
     config, origins = load(dataset, workdir, **changes)
-    train(config, origins=origins, dry_run=False)
+    check(config, device_count=jax.device_count())
+    train(config, origins=origins, dry_run=False, stop=StopRequest())
 
 
 def test_changed_data_is_refused_with_what_changed(finished, dataset):
@@ -152,14 +159,52 @@ def test_changed_data_is_refused_with_what_changed(finished, dataset):
         attempt(dataset, finished, **{"train.batch_size": "16"})
 
 
+def test_another_optimizer_is_refused_and_nothing_is_set_aside(finished, dataset):
+    with pytest.raises(ConfigError, match="optimizer.clip_norm was off, is on"):
+        attempt(dataset, finished, **{"optimizer.clip_norm": "1.0"})
+    assert not list((finished / "checkpoints").glob("*.damaged*"))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with claimed_run_folder(tmp_path / "run"):
+        with pytest.raises(ConfigError, match="another run is at work"):
+            with claimed_run_folder(tmp_path / "run"):
+                pass
+    with claimed_run_folder(tmp_path / "run"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        with claimed_run_folder(tmp_path / "file"):
+            pass
+
+
+def test_a_finished_run_goes_on_with_half_a_character_in_its_samples(finished, dataset, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    with (tmp_path / "run" / "samples.jsonl").open("ab") as file:
+        file.write(b'{"step": 999, "output": "\xe4\xbd')
+    attempt(dataset, tmp_path / "run")
+    ours, theirs = (folder / "samples.jsonl" for folder in (tmp_path / "run", finished))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_init_takes_parameters_and_tokenizer_of_another_run(finished, dataset, tmp_path):
+    changes = {"init": str(finished), "train.steps": "1", "optimizer.learning_rate": "0.0"}
+    attempt(dataset, tmp_path, **changes, **{"mesh.fsdp": "4"})
+    ours, theirs = load_model(tmp_path), load_model(finished)
+    assert fingerprint(ours.params) == fingerprint(theirs.params)
+    assert ours.tokenizer.sha256 == theirs.tokenizer.sha256
+    with pytest.raises(ConfigError, match="is not the model of"):
+        attempt(dataset, tmp_path / "other", **changes, **{"model.name": "t5_1_1_small"})
+
+
 def test_another_model_is_refused(finished, dataset):
-    with pytest.raises(CheckpointError, match="d_model 128 there, 512 here"):
+    with pytest.raises(CheckpointError, match="d_model 256 there, 512 here"):
         attempt(dataset, finished, **{"model.name": "t5_1_1_small"})
 
 
 def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path, capsys):
     config, origins = load(dataset, tmp_path, **{"mesh.data": "2", "mesh.fsdp": "4"})
-    train(config, origins=origins, dry_run=True)
+    train(config, origins=origins, dry_run=True, stop=StopRequest())
     words = capsys.readouterr().err
     assert "mesh data 2, fsdp 4, tensor 1" in words
     assert "encoder/layers/feed_forward/up/kernel" in words
@@ -171,7 +216,7 @@ def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path,
     [
         (['{"instruction": "a", "output": "b"}', '{"instruction": "a", "outp'], "jsonl:2"),
         (['{"instruction": "a"}'], "jsonl:1"),
-        ([""], "jsonl"),
+        ([""], "no examples"),
         ([json.dumps({"instruction": "word " * 90, "output": "b"})] * 4, "longer|long"),
     ],
 )
@@ -199,11 +244,35 @@ def test_all_config_problems_come_at_once(dataset, tmp_path):
                 "model.name": "tinny",
                 "mesh.tensor": "3",
                 "data.open_bins": "0",
+                "data.mixture_rates.default": "abc",
+                "seed": "99999999999999999999",
             },
         )
     message = str(caught.value)
-    for words in ("'sequences'", "'cosine'", "tiny", "mesh.tensor=3", "data.open_bins=0"):
+    for words in (
+        "'sequences'",
+        "'cosine'",
+        "tiny",
+        "mesh.tensor=3",
+        "data.open_bins=0",
+        "data.mixture_rates.default=abc",
+        "must fit 64 bits",
+    ):
         assert words in message, message
+
+
+def test_optimizers_that_cannot_work_are_refused_before_anything_is_built(dataset, tmp_path):
+    for changes in ({"optimizer.name": "lbfgs"}, {"optimizer.options.b1": "abc"}):
+        settings = {"optimizer.name": "adamw", **changes}
+        with pytest.raises(ConfigError, match="cannot be used here|refuses them"):
+            attempt(dataset, tmp_path, **settings)
+
+
+def test_help_names_the_config_and_ends_with_code_0():
+    binary = [sys.executable, "-m", "instructrec_jax.train", "--help"]
+    done = subprocess.run(binary, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "--config:" in done.stdout
 
 
 def test_a_mistyped_key_ends_with_code_2(tmp_path):

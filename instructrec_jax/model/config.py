@@ -12,6 +12,10 @@ from instructrec_jax.model.layers import ACTIVATIONS, REMAT_POLICIES
 ACTIVATION_DTYPES = ("bfloat16", "float32")
 
 
+# Fields that say how a model is computed, not what it is: a checkpoint serves any of their values.
+COMPUTED_FIELDS = ("dropout_rate", "activation_dtype", "remat", "scan_unroll", "attention")
+
+
 @dataclass(frozen=True)
 class T5Config:
     """Everything that decides the parameter shapes of a T5 and how it is computed.
@@ -116,7 +120,7 @@ def _t5_1_1(
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
         **_t5_1_1(d_model=256, head_size=64, num_heads=4, d_ff=512, num_layers=2),
-        "scan_unroll": 3,
+        "scan_unroll": 2,
     },
     "t5_1_1_small": _t5_1_1(d_model=512, head_size=64, num_heads=6, d_ff=1024, num_layers=8),
     "t5_1_1_base": _t5_1_1(d_model=768, head_size=64, num_heads=12, d_ff=2048, num_layers=12),

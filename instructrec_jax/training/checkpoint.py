@@ -17,68 +17,57 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax import Array
+from jax.experimental import multihost_utils
 
 from instructrec_jax.data.tokenizer import Tokenizer, tokenizer_from_bytes
-from instructrec_jax.errors import CheckpointError
+from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.t5 import init_parameters
+from instructrec_jax.training.fingerprint import fingerprint
 
 FORMAT_VERSION = 1
 _METADATA_FILE = Path("metadata") / "metadata"
 
 
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
-    """A trained model, ready to decode with."""
+_METADATA_KEYS = ("step", "model", "tokenizer", "encoder_length", "decoder_length", "fingerprints")
+# What Orbax and TensorStore say of files that are missing or damaged, against a reading that failed
+# for another reason (no memory, no permission, another tree of arrays).
+_DAMAGE = (
+    "DATA_LOSS",
+    "NOT_FOUND",
+    "OUT_OF_RANGE",
+    "not found",
+    "No such file",
+    "corrupt",
+    "rror decod",
+)
 
-    params: Any  # parameter tree of float32 arrays
+
+class DamagedCheckpointError(CheckpointError):
+    """The files of a checkpoint are not those that were written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says of itself; its parameters are still on disk."""
+
+    folder: Path
     config: T5Config
     tokenizer: Tokenizer
     step: int
     encoder_length: int  # longest input it was trained on, in tokens
     decoder_length: int
-    folder: Path  # the model folder that was read
     description: str  # what was found, for a person
+    fingerprints: Mapping[str, Mapping[str, int]]
 
 
-def fingerprint(tree: Any) -> dict[str, int]:
-    """A checksum of each leaf that does not depend on how the leaf is sharded.
+@dataclasses.dataclass(frozen=True)
+class LoadedModel(ModelFolder):
+    """A trained model, ready to decode with."""
 
-    The sum, modulo 2^32, of a leaf's words times odd weights that grow with the position. A single
-    flipped bit always changes it.
-
-    Args:
-      tree: arrays of a type of 1, 2 or 4 bytes.
-
-    Returns:
-      {leaf path: checksum}.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    sums = _checksums([leaf for _, leaf in leaves])
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    return {name: int(value) for name, value in zip(names, jax.device_get(sums), strict=True)}
-
-
-@jax.jit
-def _checksums(leaves: list[Array]) -> list[Array]:
-    def checksum(leaf: Array) -> Array:
-        if leaf.dtype == jnp.bool_:
-            leaf = leaf.astype(jnp.uint8)
-        word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
-        words = jax.lax.bitcast_convert_type(leaf, word).astype(jnp.uint32)
-        position = jnp.zeros(leaf.shape, jnp.uint32)
-        stride = 1
-        for axis in reversed(range(leaf.ndim)):
-            index = jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
-            position = position + index * jnp.uint32(stride % 2**32)
-            stride *= leaf.shape[axis]
-        return jnp.sum(words * (2 * position + 1), dtype=jnp.uint32)
-
-    return [checksum(leaf) for leaf in leaves]
+    params: Any  # parameter tree of float32 arrays
 
 
 def _metadata(
@@ -89,7 +78,7 @@ def _metadata(
     encoder_length: int,
     decoder_length: int,
     fingerprints: Mapping[str, Mapping[str, int]],
-    data: Mapping[str, Any],
+    identity: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
@@ -99,7 +88,7 @@ def _metadata(
         "encoder_length": encoder_length,
         "decoder_length": decoder_length,
         "fingerprints": {name: dict(sums) for name, sums in fingerprints.items()},
-        "data": dict(data),
+        "identity": dict(identity),
     }
 
 
@@ -141,7 +130,7 @@ class RunCheckpoints:
         tokenizer: Tokenizer,
         encoder_length: int,
         decoder_length: int,
-        data: Mapping[str, Any],
+        identity: Mapping[str, Any],
     ) -> None:
         """Starts writing a checkpoint; returns when the arrays may be overwritten.
 
@@ -153,7 +142,7 @@ class RunCheckpoints:
           tokenizer: the one that the data was made with.
           encoder_length: row length in tokens.
           decoder_length: row length in tokens.
-          data: position in the data and the hash of its plan.
+          identity: the position in the data, and what must be the same when the run goes on.
 
         Raises:
           CheckpointError: the disk is full or the folder cannot be written.
@@ -169,7 +158,7 @@ class RunCheckpoints:
             encoder_length=encoder_length,
             decoder_length=decoder_length,
             fingerprints=fingerprints,
-            data=data,
+            identity=identity,
         )
         items = ocp.args.Composite(
             parameters=ocp.args.PyTreeSave(parameters),
@@ -179,8 +168,8 @@ class RunCheckpoints:
         )
         try:
             self._manager.save(step, args=items)
-        except OSError as error:
-            raise CheckpointError(f"{self.folder}: cannot write step {step}: {error}") from error
+        except Exception as error:
+            raise self._write_error(error) from error
 
     def wait(self) -> None:
         """Returns when every started save is on disk.
@@ -190,8 +179,12 @@ class RunCheckpoints:
         """
         try:
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise CheckpointError(f"{self.folder}: a checkpoint failed: {error}") from error
+        except Exception as error:
+            raise self._write_error(error) from error
+
+    def _write_error(self, error: Exception) -> CheckpointError:
+        # A full disk comes as any of several types, from Python or from TensorStore.
+        return CheckpointError(f"{self.folder}: a checkpoint cannot be written: {_line(error)}")
 
     def close(self) -> None:
         """Waits for saves and lets the folder go."""
@@ -227,29 +220,45 @@ class RunCheckpoints:
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             folder = self.folder / str(step)
+            restored, problem = None, ""
             try:
                 metadata = read_metadata(folder)
                 restored = {
                     name: _restore(folder / name, tree, metadata["fingerprints"][name])
                     for name, tree in target.items()
                 }
+            except DamagedCheckpointError as error:
+                problem = str(error)
+            if restored is not None and _all_processes_agree(not problem):
                 return step, restored, metadata
-            except CheckpointError as error:
-                warn(f"WARNING: checkpoint {step} cannot be used: {error}")
-                self._set_aside(folder)
-        if steps:
+            warn(f"WARNING: checkpoint {step} cannot be used: {problem or 'damaged elsewhere'}")
+            self._set_aside(folder)
+        if any(self.folder.glob("*.damaged*")):
             raise CheckpointError(
-                f"{self.folder}: none of the {len(steps)} checkpoints can be used; "
-                "they are kept as *.damaged. Start again with another --workdir"
+                f"{self.folder}: no checkpoint can be used; the damaged ones are kept as "
+                "STEP.damaged. Move them away to start from step 0, or give another --workdir"
             )
         return None
 
     def _set_aside(self, folder: Path) -> None:
         if jax.process_index() == 0:
-            folder.rename(folder.with_name(folder.name + ".damaged"))
+            others = len(list(folder.parent.glob(f"{folder.name}.damaged*")))
+            suffix = f"-{others + 1}" if others else ""
+            folder.rename(folder.with_name(f"{folder.name}.damaged{suffix}"))
         # The manager listed its steps when it was opened.
         self._manager.close()
         self._manager = self._open()
+
+
+def _all_processes_agree(good: bool) -> bool:
+    if jax.process_count() == 1:
+        return good
+    return bool(multihost_utils.process_allgather(np.asarray(good)).all())
+
+
+def _line(error: Exception) -> str:
+    """The first line of a library's explanation, which may have hundreds."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -261,15 +270,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     file = folder / _METADATA_FILE
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
-        version = metadata["format_version"]
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} holds no model: {file.name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file} is not readable: {error}") from error
+        raise DamagedCheckpointError(f"{folder} holds no model: {file.name} is missing") from error
+    except (OSError, ValueError) as error:
+        raise DamagedCheckpointError(f"{file} is not readable: {error}") from error
+    version = metadata.get("format_version") if isinstance(metadata, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
         )
+    missing = [key for key in _METADATA_KEYS if key not in metadata]
+    if missing:
+        raise DamagedCheckpointError(f"{file} lacks {', '.join(missing)}")
     return metadata
 
 
@@ -283,13 +295,15 @@ def _restore(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
                 args=ocp.args.PyTreeRestore(item=target, restore_args=restore_args),
             )
     except Exception as error:
-        # Orbax and TensorStore raise many types for damaged files, all with long explanations.
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-        raise CheckpointError(f"{folder} cannot be read: {first_line}") from error
+        # Orbax and TensorStore raise many types, all with long explanations.
+        damaged = any(words in str(error) for words in _DAMAGE)
+        kind = DamagedCheckpointError if damaged else CheckpointError
+        raise kind(f"{folder} cannot be read: {_line(error)}") from error
     found = fingerprint(restored)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or found.keys() != dict(expected).keys():
-        raise CheckpointError(f"{folder} is damaged: checksum of {(wrong or ['tree'])[0]} is wrong")
+        name = (wrong or ["tree"])[0]
+        raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
     return restored
 
 
@@ -321,7 +335,7 @@ def save_model(
         encoder_length=encoder_length,
         decoder_length=decoder_length,
         fingerprints={"parameters": fingerprint(params)},
-        data={},
+        identity={},
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
@@ -360,8 +374,8 @@ def find_model_folder(path: Path) -> tuple[Path, str]:
     )
 
 
-def load_model(path: str | Path) -> LoadedModel:
-    """Reads parameters, config and tokenizer from a run, step or params-only folder.
+def open_model(path: str | Path) -> ModelFolder:
+    """Reads all but the parameters of a run, step or params-only folder.
 
     Raises:
       CheckpointError: nothing there, or the files are damaged.
@@ -372,23 +386,44 @@ def load_model(path: str | Path) -> LoadedModel:
         config = T5Config.from_dict(metadata["model"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: unknown model config: {error}") from error
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        jax.eval_shape(lambda: init_parameters(config, jax.random.key(0))),
-    )
-    params = _restore(folder / "parameters", target, metadata["fingerprints"]["parameters"])
-    tokenizer = _load_tokenizer(folder, metadata)
-    return LoadedModel(
-        params=params,
+    return ModelFolder(
+        folder=folder,
         config=config,
-        tokenizer=tokenizer,
+        tokenizer=_load_tokenizer(folder, metadata),
         step=metadata["step"],
         encoder_length=metadata["encoder_length"],
         decoder_length=metadata["decoder_length"],
-        folder=folder,
         description=f"{kind} {path}, step {metadata['step']}",
+        fingerprints=metadata["fingerprints"],
     )
+
+
+def read_parameters(model: ModelFolder, target: Any) -> Any:
+    """The parameters of a model folder, each in the shape and sharding of its target.
+
+    Args:
+      model: of `open_model`.
+      target: parameter tree of ShapeDtypeStructs with shardings.
+
+    Raises:
+      CheckpointError: the files are damaged, or the model is another one.
+    """
+    return _restore(model.folder / "parameters", target, model.fingerprints["parameters"])
+
+
+def load_model(path: str | Path) -> LoadedModel:
+    """Reads a model from a run, step or params-only folder onto one device.
+
+    Raises:
+      CheckpointError: nothing there, or the files are damaged.
+    """
+    model = open_model(path)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        jax.eval_shape(lambda: init_parameters(model.config, jax.random.key(0))),
+    )
+    return LoadedModel(**vars(model), params=read_parameters(model, target))
 
 
 def _load_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -401,10 +436,13 @@ def _load_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
                 ),
             )
     except Exception as error:
-        raise CheckpointError(f"{folder / 'tokenizer'} cannot be read: {error}") from error
-    tokenizer = tokenizer_from_bytes(
-        item["sentencepiece_model"].tobytes(), metadata["tokenizer"]["sentinels"]
-    )
+        raise CheckpointError(f"{folder / 'tokenizer'} cannot be read: {_line(error)}") from error
+    try:
+        tokenizer = tokenizer_from_bytes(
+            item["sentencepiece_model"].tobytes(), metadata["tokenizer"]["sentinels"]
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: {error}") from error
     if tokenizer.sha256 != metadata["tokenizer"]["sha256"]:
         raise CheckpointError(f"{folder / 'tokenizer'} is damaged: its checksum is wrong")
     return tokenizer

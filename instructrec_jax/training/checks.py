@@ -85,8 +85,15 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     for key in ("workdir", "dataset", "init"):
         if "://" in config[key]:
             problems.append(f"{key}={config[key]}: give a folder; mount the bucket as one first")
+        if not config[key].strip() and key != "init":
+            problems.append(f"{key} is empty: give a folder")
+    if not -(2**63) <= config.seed < 2**63:
+        problems.append(f"seed={config.seed}: must fit 64 bits")
+    for task, rate in config.data.mixture_rates.items():
+        if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
+            problems.append(f"data.mixture_rates.{task}={rate}: must be a number of 0 or more")
     if not problems:
-        _collect(problems, lambda: _optimizer_of(config))
+        _collect(problems, lambda: _check_optimizer(config))
     _collect(problems, lambda: _check_mesh(config, device_count))
     _collect(problems, lambda: _check_model(config, device_count))
     if problems:
@@ -112,20 +119,31 @@ def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
         problems.extend(str(error).split("\n  "))
 
 
-def _optimizer_of(config: ConfigDict) -> None:
+def _check_optimizer(config: ConfigDict) -> None:
     schedule = make_schedule(
         name=config.optimizer.schedule,
         learning_rate=config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_steps,
         steps=config.train.steps,
     )
-    make_optimizer(
+    optimizer = make_optimizer(
         name=config.optimizer.name,
         options=config.optimizer.options.to_dict(),
         schedule=schedule,
         clip_norm=config.optimizer.clip_norm,
         weight_decay=config.optimizer.weight_decay,
     )
+    layers = {"layers": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), "float32")}}
+    shapes = {"encoder": layers, "decoder": layers, "lm_head": layers["layers"]}
+    try:
+        state = jax.eval_shape(optimizer.init, shapes)
+        jax.eval_shape(optimizer.update, shapes, state, shapes)
+    except Exception as error:
+        # An optimizer meets its options only when it is traced, and says what it likes.
+        raise ConfigError(
+            f"optimizer.name={config.optimizer.name} cannot be used here, with options "
+            f"{config.optimizer.options.to_dict()}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _check_mesh(config: ConfigDict, device_count: int) -> None:

@@ -162,8 +162,11 @@ class Loop:
                     step_function = self._run.step.lower(state, batch).compile()
                 self._window.restart()
             state, figures = step_function(state, batch)
+            self._stop.has_state = True
             # The figures of the step before are read while this one runs.
             stopped = self._read(pending)
+            if jax.process_count() == 1:
+                stopped |= bool(self._stop.received)
             pending = (step, figures)
             looks = self._is_due(step, config.evaluate.every)
             saves = self._is_due(step, config.checkpoint.every)
@@ -224,7 +227,7 @@ class Loop:
         rates = self._window.rates()
         self._window.restart()
         named = ("loss", "loss_per_token", "loss_per_sequence", "accuracy")
-        values = {name: _finite(figures[name]) for name in (*named, "gradient_norm")}
+        values = {name: figures[name] for name in (*named, "gradient_norm")}
         values["learning_rate"] = figures["learning_rate"]
         record = {**values, **rates, "seconds": round(self._clock.elapsed(), 3)}
         self._reporter.record("train", step, **record)
@@ -275,9 +278,21 @@ class Loop:
                 tokenizer=self._run.data.tokenizer,
                 encoder_length=config.data.encoder_length,
                 decoder_length=config.data.decoder_length,
-                data={"position": step, **self._run.data.identity(config)},
+                identity={"position": step, **identity(self._run)},
             )
         self._reporter.record("time", step, seconds=self._clock.split())
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """What must be the same for a run to go on: its batches, and the tree of optimizer states."""
+    optimizer = run.config.optimizer
+    return {
+        **run.data.identity(run.config),
+        "optimizer.name": optimizer.name,
+        "optimizer.options": optimizer.options.to_dict(),
+        "optimizer.clip_norm": "on" if optimizer.clip_norm else "off",
+        "optimizer.weight_decay": "on" if optimizer.weight_decay else "off",
+    }
 
 
 def optimizer_item(state: TrainState) -> dict[str, Any]:
@@ -321,11 +336,6 @@ class _Window:
                 (self._clock.seconds["data_wait"] - self._waited) / steps, 5
             ),
         }
-
-
-def _finite(value: float) -> float | None:
-    """JSON has no NaN; null says that there was no number."""
-    return value if np.isfinite(value) else None
 
 
 def _sample_text(sample: dict[str, str]) -> str:

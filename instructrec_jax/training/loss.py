@@ -59,7 +59,7 @@ def summed_nll(
         "nll": sums[1],
         "correct": sums[2],
         "tokens": weights.sum(),
-        # A sequence whose tokens all weigh nothing does not count.
+        # A sequence whose first target token weighs nothing does not count.
         "sequences": jnp.sum(starts & (weights > 0), dtype=jnp.float32),
     }
 

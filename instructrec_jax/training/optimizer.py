@@ -1,7 +1,7 @@
 """Learning-rate schedules, and any optax optimizer by name, applied to each layer's matrices.
 
 The model stacks the parameters of all layers on a leading axis. Optimizers that look at a whole
-matrix (Adafactor's factored moments, its RMS clipping and parameter scale; LAMB, Muon) must see the
+matrix (Adafactor's factored moments, its RMS clipping and parameter scale; LAMB) must see the
 layers one by one, as they do where layers are separate: the optimizer is mapped over that axis.
 """
 
@@ -83,6 +83,9 @@ def make_optimizer(
         if option not in accepted:
             hint = nearest(option, accepted)
             raise ConfigError(f"optimizer.options.{option}: optax.{name} does not take it{hint}")
+    # Their own decay would also move norms, and come on top of `weight_decay` below.
+    own_decay = {"weight_decay": 0.0} if "weight_decay" in accepted else {}
+    options = {**own_decay, **options}
     try:
         transformation = function(learning_rate=schedule, **options)
     except (TypeError, ValueError) as error:

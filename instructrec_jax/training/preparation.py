@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
@@ -16,13 +17,13 @@ from instructrec_jax.build import build_from_config
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from instructrec_jax.errors import DataError
+from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.example import InstructionExample, encoder_text
 from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
-from instructrec_jax.training.checkpoint import LoadedModel
 
 # Validation examples among which those to print are chosen.
 _SAMPLE_POOL = 2_000
+_FILE_SUFFIXES = (".json", ".jsonl", ".gz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +33,11 @@ class RunData:
     tokenizer: Tokenizer
     training: PackingPlan
     training_cache: TokenCache
-    validation: PackingPlan | None  # None: the dataset has no validation example
+    validation: PackingPlan | None  # None: no validation example, or none that fits a row
     samples: tuple[InstructionExample, ...]
 
     def identity(self, config: ConfigDict) -> dict[str, Any]:
-        """What must stay the same for a run to go on exactly; kept in every checkpoint."""
+        """What decides the batches of a run; kept in every checkpoint."""
         return {
             "plan": self.training.sha256,
             "dataset": self.training_cache.sha256,
@@ -50,7 +51,7 @@ def prepare_data(
     config: ConfigDict,
     *,
     may_build: bool,
-    initial: LoadedModel | None,
+    initial: Tokenizer | None,
     say: Callable[[str], None],
 ) -> RunData:
     """Builds what is missing and opens the rest; the first process of a run does the writing.
@@ -58,7 +59,7 @@ def prepare_data(
     Args:
       config: with the keys of configs/base.py.
       may_build: whether a dataset folder that does not exist is built by the config's recipe.
-      initial: the model that the run starts from, whose tokenizer it keeps.
+      initial: the tokenizer of the model that the run starts from, which it keeps.
       say: told of each stage.
 
     Raises:
@@ -67,7 +68,7 @@ def prepare_data(
     """
     dataset = Path(config.dataset)
     with _main_process_first("dataset"):
-        if may_build and not dataset.exists() and not dataset.suffix:
+        if may_build and not dataset.exists() and dataset.suffix not in _FILE_SUFFIXES:
             say(f"dataset {dataset} does not exist yet: it is built by the config's own recipe")
             build_from_config(config, dataset, say)
         if not dataset.exists() and not has_magic(str(dataset)):
@@ -80,32 +81,56 @@ def prepare_data(
     with _main_process_first("token cache"):
         training = _open_cache(config, dataset, "train", tokenizer, say)
         validation = _open_validation(config, dataset, tokenizer, say)
-    plan_config = PlanConfig(
-        encoder_length=config.data.encoder_length,
-        decoder_length=config.data.decoder_length,
-        batch_size=config.train.batch_size,
-        seed=config.seed,
-        open_bins=config.data.open_bins,
-        mixture=config.data.mixture,
-        mixture_cap=config.data.mixture_cap,
-        mixture_temperature=config.data.mixture_temperature,
-        mixture_rates=tuple(sorted(config.data.mixture_rates.items())),
-        shuffle=True,
-    )
-    evaluation_config = PlanConfig(
-        encoder_length=config.data.encoder_length,
-        decoder_length=config.data.decoder_length,
-        batch_size=config.train.batch_size,
-        max_examples=config.evaluate.examples,
-        shuffle=False,
-    )
+    plan = _training_plan(config, training)
+    _check_same_on_all_hosts(plan)
     return RunData(
         tokenizer=tokenizer,
-        training=PackingPlan(training, plan_config),
+        training=plan,
         training_cache=training,
-        validation=PackingPlan(validation, evaluation_config) if validation is not None else None,
+        validation=_validation_plan(config, validation) if validation is not None else None,
         samples=_choose_samples(config, dataset) if validation is not None else (),
     )
+
+
+def _training_plan(config: ConfigDict, cache: TokenCache) -> PackingPlan:
+    return PackingPlan(
+        cache,
+        PlanConfig(
+            encoder_length=config.data.encoder_length,
+            decoder_length=config.data.decoder_length,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            open_bins=config.data.open_bins,
+            mixture=config.data.mixture,
+            mixture_cap=config.data.mixture_cap,
+            mixture_temperature=config.data.mixture_temperature,
+            mixture_rates=tuple(sorted(config.data.mixture_rates.items())),
+            shuffle=True,
+        ),
+    )
+
+
+def _validation_plan(config: ConfigDict, cache: TokenCache) -> PackingPlan:
+    return PackingPlan(
+        cache,
+        PlanConfig(
+            encoder_length=config.data.encoder_length,
+            decoder_length=config.data.decoder_length,
+            batch_size=config.train.batch_size,
+            max_examples=config.evaluate.examples,
+            shuffle=False,
+        ),
+    )
+
+
+def _check_same_on_all_hosts(plan: PackingPlan) -> None:
+    """Raises a ConfigError where the processes of a run have different data before them."""
+    own = np.frombuffer(bytes.fromhex(plan.sha256), np.uint8)
+    if jax.process_count() > 1 and (multihost_utils.process_allgather(own) != own).any():
+        raise ConfigError(
+            "the processes of this run see different datasets or tokenizers; give a --dataset and "
+            "a --workdir on a disk that all of them share"
+        )
 
 
 @contextmanager
@@ -125,17 +150,22 @@ def _main_process_first(name: str) -> Iterator[None]:
 
 
 def _prepare_tokenizer(
-    config: ConfigDict, dataset: Path, initial: LoadedModel | None, say: Callable[[str], None]
+    config: ConfigDict, dataset: Path, initial: Tokenizer | None, say: Callable[[str], None]
 ) -> Tokenizer:
     """The initial model's, the config's, the dataset's, the run's, or a new one, in that order."""
     if initial is not None:
-        return initial.tokenizer
+        return initial
     if config.tokenizer.path:
         return load_tokenizer(Path(config.tokenizer.path))
     own = Path(config.workdir) / "tokenizer"
     for folder in (dataset / "tokenizer", own):
         if folder.is_dir():
             return load_tokenizer(folder)
+    if next(_examples(config, dataset, "train"), None) is None:
+        raise DataError(
+            f"{dataset} has no train example: all of them fell into the validation split; add "
+            "examples or set --config.data.validation_fraction=0"
+        )
     say(f"training a tokenizer on {dataset}")
     texts = (
         text
@@ -186,7 +216,14 @@ def _open_validation(
     if next(_examples(config, dataset, "validation"), None) is None:
         say(f"{dataset} has no validation example: the run is not evaluated while it trains")
         return None
-    return _open_cache(config, dataset, "validation", tokenizer, say)
+    try:
+        return _open_cache(config, dataset, "validation", tokenizer, say)
+    except DataError as error:
+        if config.data.over_length == "error":
+            raise
+        # Every line was read before, so what is left is that no example fits a row.
+        say(f"the run is not evaluated while it trains: {error}")
+        return None
 
 
 def _examples(config: ConfigDict, dataset: Path, split: str) -> Iterator[InstructionExample]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from tensorboardX import SummaryWriter
+
+from instructrec_jax.command_line import say
+from instructrec_jax.evaluation.files import finite
 
 
 class Clock:
@@ -103,13 +105,14 @@ class Reporter:
         if self._progress is not None:
             self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
         """One line of metrics.jsonl; numbers go to TensorBoard as `kind/name`."""
         if not self._is_main:
             return
-        self._metrics_file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        record = finite({"kind": kind, "step": step, **values})
+        self._metrics_file.write(json.dumps(record) + "\n")
         self._metrics_file.flush()
         if self._summary is not None:
             for name, value in values.items():
@@ -176,14 +179,14 @@ def _forget_after(file: Path, step: int) -> None:
     if not file.exists():
         return
     kept = []
-    with file.open(encoding="utf-8", newline="\n") as lines:
+    with file.open("rb") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if line.endswith("\n") and record["step"] <= step and step > 0:
+            if line.endswith(b"\n") and record["step"] <= step and step > 0:
                 kept.append(line)
     partial = file.with_name(file.name + ".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
+    partial.write_bytes(b"".join(kept))
     os.replace(partial, file)

@@ -170,7 +170,8 @@ def _train_step(
     updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
     parameters = optax.apply_updates(state.parameters, updates)
 
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    # An update can overflow where its gradient did not.
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
     kept = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
     nonfinite_in_a_row = jnp.where(finite, 0, state.nonfinite_in_a_row + 1)
     new_state = TrainState(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_jax.training.checkpoint import fingerprint, load_model
+from instructrec_jax.training.checkpoint import load_model
+from instructrec_jax.training.fingerprint import fingerprint
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 

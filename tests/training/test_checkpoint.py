@@ -13,10 +13,10 @@ from instructrec_jax.errors import CheckpointError
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import (
     RunCheckpoints,
-    fingerprint,
     load_model,
     save_model,
 )
+from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.step import initial_state, state_shardings
 
 
@@ -50,7 +50,7 @@ def saved(tmp_path, tiny_config, tokenizer, state):
             tokenizer=tokenizer,
             encoder_length=12,
             decoder_length=8,
-            data={"position": step, "plan": "abc"},
+            identity={"position": step, "plan": "abc"},
         )
     checkpoints.close()
     return tmp_path
@@ -91,7 +91,7 @@ def assert_equal(left, right):
 )
 def test_the_newest_step_comes_back_exactly_on_any_mesh(saved, state, sizes):
     step, restored, metadata = restore(saved, state, sizes)
-    assert (step, metadata["data"]["position"]) == (10, 10)
+    assert (step, metadata["identity"]["position"]) == (10, 10)
     assert_equal(restored, jax.tree.map(lambda leaf: leaf * 10, item(state)))
 
 
@@ -116,7 +116,7 @@ def test_truncated_and_empty_steps_are_passed_over(saved, state):
 def test_nothing_good_left_is_an_error_and_nothing_at_all_is_none(saved, state, tmp_path):
     for step in ("5", "10"):
         flip_bit_in(saved / "checkpoints" / step / "parameters")
-    with pytest.raises(CheckpointError, match="none of the 2 checkpoints"):
+    with pytest.raises(CheckpointError, match="no checkpoint can be used"):
         restore(saved, state, {"data": 8, "fsdp": 1, "tensor": 1})
     assert restore(tmp_path / "new", state, {"data": 8, "fsdp": 1, "tensor": 1}) is None
 
@@ -144,7 +144,7 @@ def test_a_params_only_folder_round_trips(tmp_path, state, tiny_config, tokenize
     model = load_model(tmp_path / "model")
     assert_equal(model.params, state.parameters)
     assert model.description.startswith("model folder")
-    for part in ("tokenizer", "parameters"):
+    for part in ("parameters", "tokenizer"):
         flip_bit_in(tmp_path / "model" / part)
         with pytest.raises(CheckpointError, match=part):
             load_model(tmp_path / "model")

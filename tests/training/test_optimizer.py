@@ -91,10 +91,11 @@ def test_clipping_is_over_all_parameters():
     np.testing.assert_allclose(updates["encoder"]["layers"]["k"], [[0], [-0.5 * 4 / 5]], rtol=1e-6)
 
 
-def test_decay_is_decoupled_and_spares_norms():
+@pytest.mark.parametrize("name", ["adamw", "lion"])
+def test_decay_is_decoupled_and_spares_norms(name):
     params = parameters()
     zeros = jax.tree.map(jnp.zeros_like, params)
-    tx = optimizer(name="adamw", options={"weight_decay": 0.0}, weight_decay=0.1)
+    tx = optimizer(name=name, weight_decay=0.1)
     updates, _ = tx.update(zeros, tx.init(params), params)
     np.testing.assert_allclose(updates["lm_head"]["kernel"], -0.5 * 0.1 * np.ones((4, 4)))
     np.testing.assert_allclose(
