@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from instructrec_jax.instructions.sandbox import is_outcome
+
 _PROGRAM = Path(__file__).with_name("sandbox.py")
 _HASH_SEEDS = ("1", "2")
 # A call may run so many lines; a fixed number, so that a slow machine keeps the same examples.
@@ -77,10 +79,15 @@ class Sandbox:
             self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
         for server in self._servers:
             server.send(job)
-        first, second = (
-            server.receive(count=len(arguments), seconds=self.seconds + _GRACE_SECONDS)
+        # Both answers are taken, whatever the first one is: the next job must not find an old one.
+        first, second = [
+            server.receive(
+                count=len(arguments),
+                characters=self.characters,
+                seconds=self.seconds + _GRACE_SECONDS,
+            )
             for server in self._servers
-        )
+        ]
         return [
             a if a == b else Outcome("unstable", "") for a, b in zip(first, second, strict=True)
         ]
@@ -109,7 +116,8 @@ class _Server:
     def _start(self) -> "subprocess.Popen[bytes]":
         # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing of ours.
         return subprocess.Popen(
-            [sys.executable, "-P", "-s", "-S", "-B", str(_PROGRAM)],
+            # A shown warning would look for the source's file.
+            [sys.executable, "-P", "-s", "-S", "-B", "-W", "ignore", str(_PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -135,8 +143,11 @@ class _Server:
             return False
         return True
 
-    def receive(self, *, count: int, seconds: float) -> list[Outcome]:
-        """The outcomes of the job sent last; after `seconds` without them the process is ended."""
+    def receive(self, *, count: int, characters: int, seconds: float) -> list[Outcome]:
+        """The outcomes of the job sent last, "crashed" for an answer that is none.
+
+        After `seconds` without them the process is ended.
+        """
         assert self._process is not None and self._process.stdout is not None
         number = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
@@ -148,7 +159,14 @@ class _Server:
                 self._stop()
                 return [Outcome("crashed" if ready else "timeout", "")] * count
             data += part
-        return [Outcome(kind, text) for kind, text in json.loads(data)["outcomes"]]
+        try:
+            outcomes = json.loads(data)["outcomes"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            outcomes = []
+        if len(outcomes) != count or not all(is_outcome(value, characters) for value in outcomes):
+            self._stop()
+            return [Outcome("crashed", "")] * count
+        return [Outcome(kind, text) for kind, text in outcomes]
 
     def _stop(self) -> None:
         if self._process is not None:

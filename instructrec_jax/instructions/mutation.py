@@ -7,7 +7,7 @@ import ast
 import random
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 _COMPARISONS = {
@@ -111,7 +111,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def _operator_edits(
-    left: ast.expr, right: ast.expr, lines: list[str], table: dict[str, tuple[str, ...]]
+    left: ast.expr, right: ast.expr, lines: list[str], table: Mapping[str, tuple[str, ...]]
 ) -> Iterator[_Edit]:
     if left.end_lineno != right.lineno or left.end_col_offset is None:
         return

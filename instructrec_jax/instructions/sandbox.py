@@ -3,13 +3,19 @@
 It reads one job a line (JSON), forks a child for each, and writes one answer a line. The child
 gives up everything before it touches the job's code: it leaves the parent's process group, drops
 to an unprivileged user where it can, sets resource limits, closes its files, and installs an audit
-hook, which nothing can remove, that refuses every audited operation (files, processes, sockets,
-imports, native code). The code sees a short list of builtins and the public names of a few pure
-modules, not the modules themselves.
+hook, which nothing can remove, that refuses every audited operation (opening, listing, renaming and
+deleting files, processes, sockets, imports, native code). Python does not audit all: the system
+calls of `os`, of which some are not (making nodes and pipes, writing to open files, asking about
+files), are deleted from the child's modules. The code sees a short list of builtins and the public
+names of a few pure modules, not the modules themselves.
+
+What is left to code that breaks out of its namespace: computing and clocks within its limits, what
+the process has in memory, and the pipe of its own answers. It may write those as it likes, so every
+line of them is checked before it counts: a forged answer can be wrong, never more than a literal.
+This guards a build against the code of a library, it is no prison for an attacker's.
 
 A job: {"code", "name", "arguments": [source of an argument tuple, ...], "modules", "limits"}.
-An answer: {"outcomes": [[kind, text], ...]}, kind being one of "ok", "raised", "not_literal",
-"too_long", "steps", "memory", "refused", "timeout", "crashed".
+An answer: {"outcomes": [[kind, text], ...]}, kind being one of `KINDS`.
 """
 
 import ast
@@ -25,7 +31,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from types import CodeType, ModuleType, SimpleNamespace
+from types import BuiltinFunctionType, CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 _MODULES = """
@@ -33,6 +39,14 @@ bisect calendar cmath collections colorsys datetime decimal fractions functools 
 keyword math operator re statistics string textwrap unicodedata
 """
 ALLOWED_MODULES = tuple(_MODULES.split())
+# They reach any attribute by a name in a text, which the check of the code cannot see.
+_REFUSED_NAMES = frozenset({"attrgetter", "methodcaller"})
+KINDS = frozenset(
+    ("ok", "raised", "not_literal", "too_long", "steps", "memory", "refused", "timeout", "crashed")
+)
+# Bytes of a line of an answer beside its text, and characters of a name in it.
+_LINE_BYTES = 600
+_NAME_CHARACTERS = 100
 # What collected code may call; everything else is missing from its namespace.
 _BUILTINS = """
 ArithmeticError AssertionError AttributeError Ellipsis Exception False IndexError KeyError
@@ -63,6 +77,16 @@ def refuse_operations() -> None:
             raise PermissionError(event)
 
     sys.addaudithook(refuse)
+
+
+def remove_system_calls() -> None:
+    """Delete the functions of the operating system and the environment from the modules."""
+    for module in (os, sys.modules.get("posix")):
+        names = vars(module) if module is not None else {}
+        for name, value in list(names.items()):
+            # The `supports_...` are sets of functions.
+            if isinstance(value, BuiltinFunctionType) or name.startswith(("environ", "supports_")):
+                del names[name]
 
 
 def give_up_privileges(limits: dict[str, Any], keep: int) -> None:
@@ -99,7 +123,9 @@ def public_names(module: ModuleType) -> SimpleNamespace:
         **{
             name: value
             for name, value in vars(module).items()
-            if not name.startswith("_") and not isinstance(value, ModuleType)
+            if not name.startswith("_")
+            and not isinstance(value, ModuleType)
+            and name not in _REFUSED_NAMES
         }
     )
 
@@ -148,7 +174,7 @@ def described(value: Any, limit: int) -> list[str]:
     if isinstance(value, int) and value.bit_length() > 4 * limit:
         return ["too_long", ""]
     if not is_literal(value):
-        return ["not_literal", type(value).__name__]
+        return ["not_literal", type(value).__name__[:_NAME_CHARACTERS]]
     text = repr(value)
     return ["too_long", ""] if len(text) > limit else ["ok", text]
 
@@ -165,9 +191,9 @@ def call(function: Callable, arguments: tuple, limits: dict[str, Any]) -> list[s
     except MemoryError:
         return ["memory", ""]
     except PermissionError as error:
-        return ["refused", str(error)[:100]]
+        return ["refused", str(error)[:_NAME_CHARACTERS]]
     except BaseException as error:
-        return ["raised", type(error).__name__]
+        return ["raised", type(error).__name__[:_NAME_CHARACTERS]]
     finally:
         sys.settrace(None)
 
@@ -179,15 +205,57 @@ def run_job(job: dict[str, Any], modules: dict[str, SimpleNamespace], write: int
     namespace = allowed_namespace(modules, job["modules"])
     calls = [ast.literal_eval(source) for source in job["arguments"]]
     code = compile(job["code"], "<collected>", "exec", dont_inherit=True)
+    send = os.write
     sys.setrecursionlimit(200)
+    remove_system_calls()
     refuse_operations()
     outcomes = [define(code, namespace, limits)]
     if outcomes[0][0] == "ok":
         function = namespace[job["name"]]
         outcomes = []
         for arguments in calls:
-            os.write(write, (json.dumps([call(function, arguments, limits)]) + "\n").encode())
-    os.write(write, (json.dumps(outcomes * len(calls)) + "\n").encode())
+            send(write, answer_line([call(function, arguments, limits)]))
+    send(write, answer_line(outcomes * len(calls)))
+
+
+def answer_line(outcomes: list[list[str]]) -> bytes:
+    """Outcomes as a line of JSON; a character of theirs takes four bytes at most."""
+    return (json.dumps(outcomes, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def is_outcome(value: object, characters: int) -> bool:
+    """Whether this is [kind, text] as `call` gives it; the text of "ok" must be a literal."""
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    kind, text = value
+    if not isinstance(kind, str) or not isinstance(text, str) or kind not in KINDS:
+        return False
+    if kind != "ok":
+        return len(text) <= _NAME_CHARACTERS
+    if len(text) > characters:
+        return False
+    try:
+        ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
+    return True
+
+
+def read_outcomes(data: bytes, count: int, characters: int) -> list[list[str]]:
+    """The outcomes of the lines up to the first that is none; [] where there are more than calls.
+
+    The child's code may have written any of it.
+    """
+    outcomes: list[list[str]] = []
+    for line in data.split(b"\n")[:-1]:
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(values, list) or not all(is_outcome(v, characters) for v in values):
+            break
+        outcomes += values
+    return outcomes if len(outcomes) <= count else []
 
 
 def define(code: CodeType, namespace: dict[str, Any], limits: dict[str, Any]) -> list[str]:
@@ -200,7 +268,10 @@ def define(code: CodeType, namespace: dict[str, Any], limits: dict[str, Any]) ->
 
 
 def collect(read: int, deadline: float, limit: int) -> tuple[bytes, bool]:
-    """Everything that the child writes, and whether it ran past the deadline."""
+    """Everything that the child writes, and whether it ran past the deadline.
+
+    More than `limit` bytes are no answer: nothing of them is kept.
+    """
     data = b""
     while len(data) <= limit:
         ready, _, _ = select.select([read], [], [], max(0.0, deadline - time.monotonic()))
@@ -210,7 +281,7 @@ def collect(read: int, deadline: float, limit: int) -> tuple[bytes, bool]:
         if not part:
             return data, False
         data += part
-    return data, False
+    return b"", False
 
 
 def answer(job: dict[str, Any], modules: dict[str, SimpleNamespace]) -> list[list[str]]:
@@ -218,16 +289,16 @@ def answer(job: dict[str, Any], modules: dict[str, SimpleNamespace]) -> list[lis
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        status = 1
+        status, leave = 1, os._exit
         try:
             os.close(read)
             run_job(job, modules, write)
             status = 0
         finally:
-            os._exit(status)
+            leave(status)
     os.close(write)
     limits, count = job["limits"], len(job["arguments"])
-    output_limit = count * (2 * limits["characters"] + 200)
+    output_limit = (count + 1) * (4 * limits["characters"] + _LINE_BYTES)
     data, late = collect(read, time.monotonic() + limits["seconds"], output_limit)
     os.close(read)
     with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -235,9 +306,7 @@ def answer(job: dict[str, Any], modules: dict[str, SimpleNamespace]) -> list[lis
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    outcomes: list[list[str]] = []
-    for line in data.split(b"\n")[:-1]:
-        outcomes += json.loads(line)
+    outcomes = read_outcomes(data, count, limits["characters"])
     missing = ["timeout" if late else "crashed", ""]
     return outcomes + [missing] * (count - len(outcomes))
 

@@ -6,12 +6,14 @@ A recipe file, NAME.tfds.json, stands wherever a file of examples does:
      "instruction": "Is this review positive or negative?", "input": "{{ sentence }}",
      "target": "{{ label }}"}
 
-"task" and "data_dir" may be added. Only prepared data are read: nothing is downloaded. Records keep
+"task" and "data_dir" may be added. A token cache made from a recipe is made again when the files
+in that folder (without "data_dir": TFDS_DATA_DIR, or ~/tensorflow_datasets) change. Only prepared data are read: nothing is downloaded. Records keep
 the order of the files.
 """
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,7 @@ def read_tfds(
             target=target,
             split=base_split if base_split in SPLITS else "",
             target_source="intrinsic",
-            provenance=_provenance(builder, place, (instruction, input_text, target)),
+            provenance=_provenance(builder, place, fields),
         )
 
 
@@ -139,16 +141,21 @@ def _records(builder: Any, name: str, split: str) -> Iterator[dict[str, Any]]:
     yield from tfds.as_numpy(dataset)
 
 
-def _provenance(builder: Any, place: str, texts: tuple[str, ...]) -> Provenance:
+def _provenance(builder: Any, place: str, record: Mapping[str, Any]) -> Provenance:
+    text = json.dumps(record, sort_keys=True, default=_plain)
     return Provenance(
         corpus=f"tfds/{builder.info.full_name}",
         uri=place,
         span=None,
-        sha256=hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
         licence=builder.info.redistribution_info.license or "unknown",
         generator="read_tfds",
         seed=0,
     )
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _prepared_builder(name: str, data_dir: Path | None) -> Any:

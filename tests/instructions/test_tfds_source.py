@@ -58,6 +58,9 @@ def test_each_record_becomes_an_example(data_dir):
     assert first.id != second.id
     assert (first.task, first.split) == ("tiny_reviews", "train")
     assert first.provenance.corpus == "tfds/tiny_reviews/1.0.0"
+    # The record's hash, whatever is asked about it.
+    (other, _) = read(data_dir, target_template="{{ label }}")
+    assert other.provenance.sha256 == first.provenance.sha256 != second.provenance.sha256
 
 
 def test_parts_of_a_split_and_a_task_name(data_dir):
