@@ -2,7 +2,8 @@
 
 It is keyed by all that it depends on: the content of the source files, the tokenizer, the lengths,
 the policy and the split. A changed source therefore has another key, and an old cache is never
-taken for it. The files are written into a temporary folder that is renamed when it is complete; of
+taken for it. Prepared TFDS data behind a recipe count by the names, sizes and times of change of
+their files. The files are written into a temporary folder that is renamed when it is complete; of
 several processes one writes and the others wait.
 """
 
@@ -11,9 +12,10 @@ import fcntl
 import glob
 import hashlib
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -24,9 +26,16 @@ from instructrec_jax.data.token_cache_writer import ARRAYS, INFO_FILE, POLICIES,
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.example import InstructionExample
-from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
+from instructrec_jax.instructions.reading import (
+    TFDS_RECIPE,
+    has_splits,
+    read_examples,
+    split_of,
+)
 
 FORMAT_VERSION = 1
+# Where TensorFlow Datasets keeps prepared data unless told otherwise.
+_TFDS_HOME = "~/tensorflow_datasets"
 
 
 @dataclass(frozen=True)
@@ -90,30 +99,25 @@ def open_token_cache(
     Args:
         dataset: dataset folder, file or glob, as for `read_examples`.
         split: "train", "validation" or "test".
-        tokenizer: of the model.
         encoder_length, decoder_length: most tokens of an example on each side, eos included.
         over_length: "drop" leaves longer examples out; "truncate_input" cuts the end of the input,
             never the instruction or the target, and leaves out what does not fit even so; "error"
             raises. What is left out or cut is counted.
         validation_fraction, seed: of the division where the data name no splits.
-        folder: where caches are kept; many may lie there.
-        progress: takes lines of text for a person.
+        folder: where caches are kept; `progress` takes lines of text for a person.
 
     Raises:
         ConfigError: unknown policy, or a folder that cannot be written.
         DataError: bad records, no examples, or an example over the limits under "error".
     """
-    if over_length not in POLICIES:
-        raise ConfigError(
-            f"data.over_length is {over_length!r}: choose one of {', '.join(POLICIES)}"
-        )
+    _check_policy(over_length)
     say = progress or (lambda line: None)
     splits_named = has_splits(dataset)
-    files = _source_files(Path(dataset), split)
-    before = _signature(files)
+    files, prepared = _source_files(dataset, split)
+    before = _signature(files + prepared)
     divided = split if splits_named else f"{split} by question {validation_fraction} {seed}"
     settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
-    path = Path(folder) / _content_hash(files, f"{settings} {tokenizer.sha256}")[:32]
+    path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}")
     if (cache := _load(path)) is not None:
         return cache
     name = f"the {split} split of {dataset}"
@@ -122,11 +126,8 @@ def open_token_cache(
         if (cache := _load(path)) is not None:
             return cache
         say(f"tokenizing {name}")
-        examples = read_examples(dataset, split=split if splits_named else "")
-        if not splits_named:
-            examples = _divide(examples, split, validation_fraction, seed)
         write_token_cache(
-            examples,
+            _examples_of(dataset, split, splits_named, validation_fraction, seed),
             tokenizer=tokenizer,
             encoder_length=encoder_length,
             decoder_length=decoder_length,
@@ -135,9 +136,16 @@ def open_token_cache(
             folder=partial,
             progress=say,
         )
-        if _signature(files) != before:
+        if _signature(files + prepared) != before:
             raise DataError(f"{dataset} changed while it was read: start again once it rests")
         return _publish(partial, path)
+
+
+def _check_policy(over_length: str) -> None:
+    if over_length not in POLICIES:
+        raise ConfigError(
+            f"data.over_length is {over_length!r}: choose one of {', '.join(POLICIES)}"
+        )
 
 
 def _publish(partial: Path, path: Path) -> TokenCache:
@@ -151,35 +159,65 @@ def _publish(partial: Path, path: Path) -> TokenCache:
     return cache
 
 
-def _divide(
-    examples: Iterable[InstructionExample], split: str, validation_fraction: float, seed: int
+def _examples_of(
+    dataset: Path, split: str, splits_named: bool, validation_fraction: float, seed: int
 ) -> Iterator[InstructionExample]:
-    """The examples that the hash of their question puts into the split."""
-    for example in examples:
+    """The split's examples; or, where the data name none, those that their hash puts there."""
+    if splits_named:
+        yield from read_examples(dataset, split=split)
+        return
+    for example in read_examples(dataset):
         if split == split_of(example, validation_fraction=validation_fraction, seed=seed):
             yield example
 
 
-def _source_files(dataset: Path, split: str) -> list[Path]:
-    """The files that `read_examples` reads; it reports itself what is wrong with them."""
+def _source_files(dataset: Path, split: str) -> tuple[list[Path], list[Path]]:
+    """The files that `read_examples` reads, and the TFDS data behind recipes among them.
+
+    It reports itself what is wrong with them.
+    """
     if dataset.is_dir():
-        return sorted(dataset.glob(f"{split}-*.jsonl.gz"))
-    if dataset.is_file():
-        return [dataset]
-    files = [Path(name) for name in sorted(glob.glob(str(dataset), recursive=True))]
-    return [file for file in files if file.is_file()]
+        return sorted(dataset.glob(f"{split}-*.jsonl.gz")), []
+    names = [str(dataset)] if dataset.is_file() else glob.glob(str(dataset), recursive=True)
+    files = [file for file in map(Path, sorted(names)) if file.is_file()]
+    return files, _prepared_files(files)
 
 
-def _content_hash(files: list[Path], settings: str) -> str:
-    """Hash of settings, file names (ids are made of them) and contents."""
-    digest = hashlib.sha256(settings.encode())
+def _prepared_files(files: list[Path]) -> list[Path]:
+    """The prepared TFDS data that recipes among `files` read, where their folders can be found.
+
+    What is wrong with a recipe is reported when it is read.
+    """
+    prepared: list[Path] = []
+    for file in files:
+        if not file.name.endswith(TFDS_RECIPE):
+            continue
+        try:
+            recipe = json.loads(file.read_text(encoding="utf-8"))
+            home = recipe.get("data_dir") or os.environ.get("TFDS_DATA_DIR", _TFDS_HOME)
+            folder = Path(home).expanduser() / recipe["name"].replace(":", "/")
+            prepared += sorted(path for path in folder.iterdir() if path.is_file())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return prepared
+
+
+def _listing(files: list[Path]) -> str:
+    """Path, size and time of change of files that are too large to be hashed at every start."""
+    signed = zip(files, _signature(files), strict=True)
+    return "".join(f"\n{file} {size} {changed}" for file, (size, changed) in signed)
+
+
+def _key(files: list[Path], prepared: list[Path], settings: str) -> str:
+    """Hash of settings, file names (ids are made of them) and contents, 32 hex digits."""
+    digest = hashlib.sha256(f"{settings}{_listing(prepared)}".encode())
     names_unique = len({file.name for file in files}) == len(files)
     for file in files:
         with open(file, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         name = file.name if names_unique else file.as_posix()
         digest.update(f"\n{name} {content}".encode())
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def _signature(files: list[Path]) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from instructrec_jax.data import token_cache_writer
+from instructrec_jax.data import token_cache, token_cache_writer
 from instructrec_jax.data.token_cache import open_token_cache
 from instructrec_jax.data.tokenizer import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
@@ -260,3 +260,23 @@ def test_cache_survives_the_dataset_moving(dataset, tokenizer):
     moved = shutil.move(dataset, dataset.parent / "moved")
     second = open_cache(Path(moved), tokenizer, progress=said.append)
     assert second.sha256 == first.sha256 and said == []
+
+
+def test_a_recipes_cache_depends_on_the_prepared_data_behind_it(tmp_path, monkeypatch):
+    prepared = tmp_path / "data" / "reviews" / "1.0.0"
+    prepared.mkdir(parents=True)
+    shard = prepared / "reviews-train.tfrecord-00000-of-00001"
+    shard.write_bytes(b"first")
+    recipe = tmp_path / "reviews.tfds.json"
+    record = {"name": "reviews:1.0.0", "data_dir": str(tmp_path / "data")}
+    recipe.write_text(json.dumps(record))
+    assert token_cache._prepared_files([recipe, tmp_path / "other.jsonl"]) == [shard]
+    before = token_cache._listing([shard])
+    shard.write_bytes(b"second")
+    assert token_cache._listing([shard]) != before
+    recipe.write_text(json.dumps({"name": "reviews:1.0.0"}))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    assert token_cache._prepared_files([recipe]) == [shard]
+    for damaged in ("[]", "{", "{}", '{"name": 1}', '{"name": "none:1.0.0"}'):
+        recipe.write_text(damaged)
+        assert token_cache._prepared_files([recipe]) == []
