@@ -2,7 +2,8 @@
 
     python -m instructrec_jax.train --config=configs/t5_base.py
 
-Hardware, estimated from the memory that --dry_run prints: one GPU or TPU core with 16 GB; a CPU with 24 GB works, slowly.
+Hardware, an estimate from the memory that --dry_run prints: one GPU or TPU core with 16 GB. A CPU
+with 16 GB works, slowly.
 Result: checkpoints, curves and samples in runs/t5_base; the dataset is built first where it is
 missing. Trained from scratch, unless --init=DIR names a model of the same size.
 """

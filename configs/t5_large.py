@@ -2,7 +2,7 @@
 
     python -m instructrec_jax.train --config=configs/t5_large.py
 
-Hardware, estimated from the memory that --dry_run prints: one GPU with 40 GB or 4 TPU cores.
+Hardware, an estimate from the memory that --dry_run prints: one GPU with 40 GB or 4 TPU cores.
 Result: checkpoints, curves and samples in runs/t5_large; the dataset is built first where it is
 missing. Trained from scratch, unless --init=DIR names a model of the same size.
 """

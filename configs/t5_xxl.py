@@ -2,7 +2,8 @@
 
     python -m instructrec_jax.train --config=configs/t5_xxl.py
 
-Hardware, estimated from the memory that --dry_run prints: 32 GPUs with 40 GB or 64 TPU cores.
+Hardware, an estimate from the memory that --dry_run prints: 32 GPUs with 40 GB or 64 TPU
+cores.
 Result: checkpoints, curves and samples in runs/t5_xxl; the dataset is built first where it is
 missing. Trained from scratch, unless --init=DIR names a model of the same size.
 """
