@@ -6,9 +6,9 @@ A recipe file, NAME.tfds.json, stands wherever a file of examples does:
      "instruction": "Is this review positive or negative?", "input": "{{ sentence }}",
      "target": "{{ label }}"}
 
-"task" and "data_dir" may be added. A token cache made from a recipe is made again when the files
-in that folder (without "data_dir": TFDS_DATA_DIR, or ~/tensorflow_datasets) change. Only prepared data are read: nothing is downloaded. Records keep
-the order of the files.
+"task" and "data_dir" may be added. A token cache made from a recipe is made again when the
+files of the dataset in that folder (without "data_dir": TFDS_DATA_DIR, or ~/tensorflow_datasets)
+change. Only prepared data are read: nothing is downloaded. Records keep the order of the files.
 """
 
 import dataclasses
