@@ -20,12 +20,12 @@ lint: .venv/installed-dev
 .venv/installed: requirements.txt pyproject.toml
 	@echo "Making .venv and installing what requirements.txt names (one to three minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/pip install -qq --disable-pip-version-check --editable .
 	@touch $@
 
 .venv/installed-dev: .venv/installed
 	@echo "Installing the tools for tests: PyTorch and transformers are among them ..."
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 clean:
