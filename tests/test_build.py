@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_jax import build
-from instructrec_jax.build import build_from_config
 from instructrec_jax.configuration import load_config
 from instructrec_jax.data.tokenizer import load_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.instructions import building
+from instructrec_jax.instructions.building import build_from_config
 from instructrec_jax.instructions.reading import read_examples
 from instructrec_jax.instructions.templates import load_templates
 
@@ -237,7 +237,7 @@ def test_nothing_left_to_train_on(tmp_path):
 
 
 def test_a_leak_is_a_bug_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "audit", lambda *a, **k: build.LeakAudit(1, 0, 0, 0))
+    monkeypatch.setattr(building, "audit", lambda *a, **k: building.LeakAudit(1, 0, 0, 0))
     with pytest.raises(AssertionError, match="leaked"):
         built(tmp_path / "x", build__sources="python_topics")
     assert not (tmp_path / "x").exists()

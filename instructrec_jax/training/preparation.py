@@ -13,11 +13,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from instructrec_jax.build import build_from_config
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.instructions.building import build_from_config
 from instructrec_jax.instructions.example import InstructionExample, encoder_text
 from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
 

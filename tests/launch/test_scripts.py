@@ -80,6 +80,7 @@ def test_two_processes_train_and_checkpoint_together(tmp_path):
         "data.encoder_length": 32,
         "data.decoder_length": 16,
         "tokenizer.vocabulary_size": 340,
+        "tokenizer.sentinels": 10,
         "checkpoint.every": 6,
         "evaluate.every": 6,
         "evaluate.samples": 1,
