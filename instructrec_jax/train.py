@@ -109,23 +109,7 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
         write_json(workdir / "environment.json", environment_record(mesh))
 
     # ---------------------------------------------------------------- steps
-    reporter = Reporter(
-        workdir,
-        steps=config.train.steps,
-        first_step=first_step,
-        tensorboard=config.train.tensorboard,
-        is_main=is_main,
-    )
-    if first_step == 0:
-        dropped = data.training_cache.dropped
-        reporter.record("packing", 0, epoch=0, **data.training.statistics(0), dropped=dropped)
-    loop = Loop(parts, checkpoints=checkpoints, reporter=reporter, clock=clock, stop=stop)
-    try:
-        with jax.set_mesh(mesh):
-            loop.go(state)
-    finally:
-        reporter.close()
-        checkpoints.close()
+    _take_steps(parts, checkpoints, state, clock, stop)
 
     # ---------------------------------------------------------------- report
     if is_main:
@@ -133,6 +117,29 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
         write_report(run_folder=workdir, metrics=None, predictions=[], output=report)
         last = max(first_step, config.train.steps)
         tell(f"trained to step {last}; run folder {workdir}, report {report}")
+
+
+def _take_steps(
+    parts: Run, checkpoints: RunCheckpoints, state: TrainState, clock: Clock, stop: StopRequest
+) -> None:
+    config, data, first_step = parts.config, parts.data, int(state.step)
+    reporter = Reporter(
+        Path(config.workdir),
+        steps=config.train.steps,
+        first_step=first_step,
+        tensorboard=config.train.tensorboard,
+        is_main=jax.process_index() == 0,
+    )
+    if first_step == 0:
+        dropped = data.training_cache.dropped
+        reporter.record("packing", 0, epoch=0, **data.training.statistics(0), dropped=dropped)
+    loop = Loop(parts, checkpoints=checkpoints, reporter=reporter, clock=clock, stop=stop)
+    try:
+        with jax.set_mesh(parts.mesh):
+            loop.go(state)
+    finally:
+        reporter.close()
+        checkpoints.close()
 
 
 def _nothing(text: str = "") -> None:

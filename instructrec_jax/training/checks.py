@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
+import optax
 from ml_collections import ConfigDict
 
 from instructrec_jax.data.mixture import MIXTURES
@@ -61,6 +62,30 @@ def model_config(config: ConfigDict, *, vocabulary_size: int) -> T5Config:
         remat=config.model.remat,
         attention=config.model.attention,
     )
+
+
+def optimizer_and_schedule(
+    config: ConfigDict,
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """The optimizer of a run, and its learning rate as a function of the step.
+
+    Raises:
+      ConfigError: an unknown name or option.
+    """
+    schedule = make_schedule(
+        name=config.optimizer.schedule,
+        learning_rate=config.optimizer.learning_rate,
+        warmup_steps=config.optimizer.warmup_steps,
+        steps=config.train.steps,
+    )
+    optimizer = make_optimizer(
+        name=config.optimizer.name,
+        options=config.optimizer.options.to_dict(),
+        schedule=schedule,
+        clip_norm=config.optimizer.clip_norm,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    return optimizer, schedule
 
 
 def check(config: ConfigDict, *, device_count: int) -> None:
@@ -120,19 +145,7 @@ def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
-    schedule = make_schedule(
-        name=config.optimizer.schedule,
-        learning_rate=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        steps=config.train.steps,
-    )
-    optimizer = make_optimizer(
-        name=config.optimizer.name,
-        options=config.optimizer.options.to_dict(),
-        schedule=schedule,
-        clip_norm=config.optimizer.clip_norm,
-        weight_decay=config.optimizer.weight_decay,
-    )
+    optimizer, _ = optimizer_and_schedule(config)
     layers = {"layers": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), "float32")}}
     shapes = {"encoder": layers, "decoder": layers, "lm_head": layers["layers"]}
     try:

@@ -16,8 +16,8 @@ from instructrec_jax.errors import DivergedError, Preempted
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import RunCheckpoints
+from instructrec_jax.training.checks import optimizer_and_schedule
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.optimizer import make_optimizer, make_schedule
 from instructrec_jax.training.preparation import RunData
 from instructrec_jax.training.reporting import Clock, Reporter
 from instructrec_jax.training.step import (
@@ -52,19 +52,7 @@ class Run:
 
 def make_run(config: ConfigDict, *, model: T5Config, data: RunData, mesh: Mesh) -> Run:
     """Builds optimizer, shardings and jitted functions; nothing is allocated or compiled yet."""
-    schedule = make_schedule(
-        name=config.optimizer.schedule,
-        learning_rate=config.optimizer.learning_rate,
-        warmup_steps=config.optimizer.warmup_steps,
-        steps=config.train.steps,
-    )
-    optimizer = make_optimizer(
-        name=config.optimizer.name,
-        options=config.optimizer.options.to_dict(),
-        schedule=schedule,
-        clip_norm=config.optimizer.clip_norm,
-        weight_decay=config.optimizer.weight_decay,
-    )
+    optimizer, schedule = optimizer_and_schedule(config)
     settings = StepSettings(
         objective=config.train.objective,
         accumulation_steps=config.train.accumulation_steps,
