@@ -18,7 +18,11 @@ stage() { printf '\n\033[1m== %s\033[0m\n' "$1"; }
 show() { printf '$ %s\n' "$*"; "$@"; }
 
 stage "1 and 2. Collect raw data on this machine and construct instructions from it"
-show python -m instructrec_jax.build --config=$config --output=$dataset
+if ! show python -m instructrec_jax.build --config=$config --output=$dataset; then
+    echo "The demo starts over: $dataset is of an earlier version, and so is $run."
+    rm -rf $dataset $run
+    show python -m instructrec_jax.build --config=$config --output=$dataset
+fi
 
 stage "3. Train a small T5 from scratch on the CPU by sequence NLL"
 show python -m instructrec_jax.train --config=$config --workdir=$run --dataset=$dataset
