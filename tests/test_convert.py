@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from model.reference import fixed_parameters, padded_batch, transformers_model
 from safetensors.numpy import load_file, save_file
 
 from instructrec_jax.convert import check_folders, to_hugging_face, to_orbax
@@ -16,7 +17,6 @@ from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.t5 import T5
 from instructrec_jax.training.checkpoint import load_model, save_model
-from tests.model.reference import fixed_parameters, padded_batch, transformers_model
 
 SENTINELS = 4
 TEXTS = ["line 3: count 9 words", "count 16", "line"]
