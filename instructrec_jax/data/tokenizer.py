@@ -65,6 +65,7 @@ class Tokenizer:
         sha256: hash of the model and of the number of sentinels.
     """
 
+    kind = "sentencepiece"
     pad_id = PAD_ID
     eos_id = EOS_ID
     unk_id = UNK_ID
@@ -155,13 +156,19 @@ class Tokenizer:
 
 
 def tokenizer_from_bytes(
-    model_bytes: bytes, sentinels: int = T5_SENTINELS, *, origin: str = "the model"
+    model_bytes: bytes,
+    sentinels: int = T5_SENTINELS,
+    *,
+    kind: str = "sentencepiece",
+    origin: str = "the model",
 ) -> Tokenizer:
-    """A tokenizer from a serialised SentencePiece model.
+    """A tokenizer from its kind, `model_bytes` and number of sentinels.
 
     Raises:
         ConfigError: naming `origin`, if the model is empty, damaged or not in T5's conventions.
     """
+    if kind != "sentencepiece":
+        raise ConfigError(f"{origin} is a tokenizer of the unknown kind {kind!r}")
     if sentinels < 0:
         raise ConfigError(f"tokenizer.sentinels is {sentinels}: it must be 0 or more")
     processor = sentencepiece.SentencePieceProcessor()
