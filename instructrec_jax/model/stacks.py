@@ -148,7 +148,10 @@ class DecoderLayer(nn.Module):
         position: Array,
         encoder_segment_ids: Array,
     ) -> tuple[Array, LayerCache]:
-        """x [B, 1, D] at `position` to [B, 1, D], and the cache with its key and value."""
+        """x [B, 1, D] at `position` to [B, 1, D], and the cache with its key and value.
+
+        The cache of the encoder's side may have fewer rows, each for as many rows of x on end.
+        """
         normed = self.self_attention_norm(x)
         key, value = self.self_attention.key_value(normed)
         keys = jax.lax.dynamic_update_slice_in_dim(cache.self_key, key, position, axis=2)
@@ -161,13 +164,16 @@ class DecoderLayer(nn.Module):
             bias=bias,
             key_segments=jnp.broadcast_to(seen, (x.shape[0], seen.shape[0])),
         )
-        x += self.cross_attention.step(
-            self.cross_attention_norm(x),
+        # Rows that answer one prompt, as beams do, are so many queries to its keys: no copies.
+        normed = self.cross_attention_norm(x).reshape(cache.cross_key.shape[0], -1, x.shape[-1])
+        attended = self.cross_attention.step(
+            normed,
             cache.cross_key,
             cache.cross_value,
             bias=None,
             key_segments=encoder_segment_ids,
         )
+        x += attended.reshape(x.shape)
         x += self.feed_forward(self.feed_forward_norm(x), deterministic=True)
         return x, dataclasses.replace(cache, self_key=keys, self_value=values)
 
