@@ -19,7 +19,8 @@ def get_config() -> ConfigDict:
     # Dataset folder or file of JSON lines; the flag --dataset goes before it. A folder that does
     # not exist yet is built by the recipe in `build` below.
     config.dataset = "datasets/standard_library"
-    # Start from the parameters and tokenizer of this run or checkpoint folder; "" = from scratch.
+    # Start from the parameters and tokenizer of this run, checkpoint, model or Hugging Face folder;
+    # "" = from scratch.
     config.init = ""
     config.build = _build()
     config.tokenizer = _tokenizer()
@@ -70,10 +71,12 @@ def _build() -> ConfigDict:
 
 
 def _tokenizer() -> ConfigDict:
-    """The SentencePiece model; one is trained on the dataset's train split where none is given."""
+    """The tokenizer; SentencePiece is trained on the dataset's train split where none is given."""
     tokenizer = ConfigDict()
-    # An existing SentencePiece model (file or folder); "" = train one.
+    # An existing tokenizer (file or folder); "" = train one.
     tokenizer.path = ""
+    # "sentencepiece", or "bytes" for ByT5's, which needs no training and no path.
+    tokenizer.kind = "sentencepiece"
     # Pieces and sentinels together.
     tokenizer.vocabulary_size = 32_100
     # T5's <extra_id_0> ... at the end of the vocabulary.
@@ -111,7 +114,7 @@ def _data() -> ConfigDict:
 def _model() -> ConfigDict:
     """Architecture by name, and how it is computed."""
     model = ConfigDict()
-    # A name in the table of instructrec_jax/model/config.py.
+    # A name in the table of instructrec_jax/model/config.py; "" = the architecture of `init`.
     model.name = "t5_1_1_base"
     model.dropout_rate = 0.0
     # "bfloat16" or "float32"; parameters, softmax, norms and loss are always float32.

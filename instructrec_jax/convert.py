@@ -47,7 +47,8 @@ from instructrec_jax.model.hugging_face import (
     tensors_from_parameters,
 )
 from instructrec_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
-from instructrec_jax.training.checkpoint import load_model, save_model
+from instructrec_jax.training.checkpoint import save_model
+from instructrec_jax.training.model_folder import load_model
 
 _SOURCE = flags.DEFINE_string("source", None, "Folder to read.")
 _TARGET = flags.DEFINE_string("target", None, "Folder to write; must not exist, or be empty.")

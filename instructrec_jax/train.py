@@ -20,16 +20,12 @@ from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import (
-    ModelFolder,
-    RunCheckpoints,
-    open_model,
-    read_parameters,
-)
-from instructrec_jax.training.checks import check, model_config
+from instructrec_jax.training.checkpoint import RunCheckpoints
+from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
 from instructrec_jax.training.environment import environment_record, join_processes
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.loop import Loop, Run, identity, make_run, optimizer_item
+from instructrec_jax.training.model_folder import ModelFolder, open_model, read_parameters
 from instructrec_jax.training.preparation import RunData, prepare_data
 from instructrec_jax.training.reporting import Clock, Reporter, write_json
 from instructrec_jax.training.run_folder import claimed_run_folder
@@ -93,9 +89,17 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
 
     # ---------------------------------------------------------------- model
     model = _model_config(config, data, initial)
+    check_model(config, model, device_count=jax.device_count())
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    parts = make_run(config, model=model, data=data, mesh=mesh)
-    tell(run_summary(parts.shapes, name=config.model.name, model=model, mesh=mesh, data=data))
+    parts = make_run(
+        config,
+        model=model,
+        data=data,
+        mesh=mesh,
+        foreign_config=initial.foreign_config if initial else {},
+    )
+    name = config.model.name or f"of {config.init}"
+    tell(run_summary(parts.shapes, name=name, model=model, mesh=mesh, data=data))
     if dry_run:
         tell(parameter_table(parts.shapes))
         return
@@ -148,10 +152,12 @@ def _nothing(text: str = "") -> None:
 
 def _model_config(config: ConfigDict, data: RunData, initial: ModelFolder | None) -> T5Config:
     """The architecture of the config, or of the model that the run starts from."""
-    vocabulary_size = padded_vocabulary_size(data.tokenizer.vocabulary_size)
-    asked = model_config(config, vocabulary_size=vocabulary_size)
     if initial is None:
-        return asked
+        vocabulary_size = padded_vocabulary_size(data.tokenizer.vocabulary_size)
+        return model_config(config, vocabulary_size=vocabulary_size)
+    if not config.model.name:
+        return with_computed_fields(config, initial.config)
+    asked = model_config(config, vocabulary_size=initial.config.vocabulary_size)
     computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
     model = dataclasses.replace(initial.config, **computed)
     differing = _differences(model.to_dict(), asked.to_dict())

@@ -16,7 +16,8 @@ from instructrec_jax.decoding.generate import generate
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.t5 import T5
-from instructrec_jax.training.checkpoint import load_model, save_model
+from instructrec_jax.training.checkpoint import save_model
+from instructrec_jax.training.model_folder import load_model
 
 SENTINELS = 4
 TEXTS = ["line 3: count 9 words", "count 16", "line"]

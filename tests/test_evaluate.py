@@ -16,7 +16,7 @@ from instructrec_jax.evaluation import prediction
 from instructrec_jax.evaluation.pipeline import evaluate_checkpoint, is_current
 from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.reading import read_examples
-from instructrec_jax.training.checkpoint import find_model_folder
+from instructrec_jax.training.model_folder import find_model_folder
 
 FILES = ("metrics.json", "predictions.jsonl", "report.html")
 # Runs the binary and tells which heavy modules were loaded by the end.

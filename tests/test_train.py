@@ -15,10 +15,10 @@ import pytest
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.train import train
-from instructrec_jax.training.checkpoint import load_model
 from instructrec_jax.training.checks import check
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.interruption import StopRequest
+from instructrec_jax.training.model_folder import load_model
 from instructrec_jax.training.run_folder import claimed_run_folder
 
 STEPS = 150

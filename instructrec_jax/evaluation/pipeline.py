@@ -17,12 +17,8 @@ from instructrec_jax.evaluation.run_log import find_run_folder, read_run
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.model.t5 import parameter_count
-from instructrec_jax.training.checkpoint import (
-    LoadedModel,
-    find_model_folder,
-    load_model,
-    read_metadata,
-)
+from instructrec_jax.training.checkpoint import read_metadata
+from instructrec_jax.training.model_folder import LoadedModel, find_model_folder, load_model
 
 FORMAT_VERSION = 1
 

@@ -2,15 +2,15 @@
 
 A model folder (`checkpoints/STEP/`, or a folder of `save_model`) describes itself:
 
-    parameters/   the parameter tree, float32
-    tokenizer/    the SentencePiece model, as bytes
+    parameters/   the parameter tree; float32, or in a params-only folder the types it came in
+    tokenizer/    the tokenizer's model, as bytes
     metadata/     JSON: format version, step, model config, tokenizer, data plan, fingerprints
     optimizer/    optimizer state and counters; absent in a params-only folder
 
-This module imports neither TensorFlow nor optax, so that decoding can read a model alone.
+All calls of Orbax are here; model_folder.py reads models of any format. This module imports neither
+TensorFlow nor optax, so that decoding can read a model alone.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,11 +24,11 @@ from jax.experimental import multihost_utils
 from instructrec_jax.data.tokenizer import Tokenizer, tokenizer_from_bytes
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config
-from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.sharding import path_name
 
 FORMAT_VERSION = 1
-_METADATA_FILE = Path("metadata") / "metadata"
+METADATA_FILE = Path("metadata") / "metadata"
 
 
 _METADATA_KEYS = ("step", "model", "tokenizer", "encoder_length", "decoder_length", "fingerprints")
@@ -49,27 +49,6 @@ class DamagedCheckpointError(CheckpointError):
     """The files of a checkpoint are not those that were written."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelFolder:
-    """What a model folder says of itself; its parameters are still on disk."""
-
-    folder: Path
-    config: T5Config
-    tokenizer: Tokenizer
-    step: int
-    encoder_length: int  # longest input it was trained on, in tokens
-    decoder_length: int
-    description: str  # what was found, for a person
-    fingerprints: Mapping[str, Mapping[str, int]]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedModel(ModelFolder):
-    """A trained model, ready to decode with."""
-
-    params: Any  # parameter tree of float32 arrays
-
-
 def _metadata(
     *,
     step: int,
@@ -79,21 +58,30 @@ def _metadata(
     decoder_length: int,
     fingerprints: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, Any],
+    stored_types: Mapping[str, str],
+    foreign_config: Mapping[str, Any],
 ) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "step": step,
         "model": config.to_dict(),
-        "tokenizer": {"sha256": tokenizer.sha256, "sentinels": len(tokenizer.sentinel_ids)},
+        "tokenizer": {
+            "kind": tokenizer.kind,
+            "sha256": tokenizer.sha256,
+            "sentinels": len(tokenizer.sentinel_ids),
+        },
         "encoder_length": encoder_length,
         "decoder_length": decoder_length,
         "fingerprints": {name: dict(sums) for name, sums in fingerprints.items()},
         "identity": dict(identity),
+        "stored_types": dict(stored_types),
+        "foreign_config": dict(foreign_config),
     }
 
 
 def _tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
-    return {"sentencepiece_model": np.frombuffer(tokenizer.model_bytes, np.uint8)}
+    # Orbax writes no empty array, and a tokenizer of bytes has no model.
+    return {"model": np.frombuffer(tokenizer.model_bytes + b"\0", np.uint8)}
 
 
 class RunCheckpoints:
@@ -131,6 +119,7 @@ class RunCheckpoints:
         encoder_length: int,
         decoder_length: int,
         identity: Mapping[str, Any],
+        foreign_config: Mapping[str, Any],
     ) -> None:
         """Starts writing a checkpoint; returns when the arrays may be overwritten.
 
@@ -143,6 +132,7 @@ class RunCheckpoints:
           encoder_length: row length in tokens.
           decoder_length: row length in tokens.
           identity: the position in the data, and what must be the same when the run goes on.
+          foreign_config: see `save_model`.
 
         Raises:
           CheckpointError: the disk is full or the folder cannot be written.
@@ -159,6 +149,8 @@ class RunCheckpoints:
             decoder_length=decoder_length,
             fingerprints=fingerprints,
             identity=identity,
+            stored_types={},
+            foreign_config=foreign_config,
         )
         items = ocp.args.Composite(
             parameters=ocp.args.PyTreeSave(parameters),
@@ -184,7 +176,9 @@ class RunCheckpoints:
 
     def _write_error(self, error: Exception) -> CheckpointError:
         # A full disk comes as any of several types, from Python or from TensorStore.
-        return CheckpointError(f"{self.folder}: a checkpoint cannot be written: {_line(error)}")
+        return CheckpointError(
+            f"{self.folder}: a checkpoint cannot be written: {first_line(error)}"
+        )
 
     def close(self) -> None:
         """Waits for saves and lets the folder go."""
@@ -224,7 +218,7 @@ class RunCheckpoints:
             try:
                 metadata = read_metadata(folder)
                 restored = {
-                    name: _restore(folder / name, tree, metadata["fingerprints"][name])
+                    name: restore_item(folder / name, tree, metadata["fingerprints"][name])
                     for name, tree in target.items()
                 }
             except DamagedCheckpointError as error:
@@ -256,7 +250,7 @@ def _all_processes_agree(good: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(good)).all())
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a library's explanation, which may have hundreds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
@@ -267,7 +261,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     Raises:
       CheckpointError: the description is missing, unreadable or of a newer format.
     """
-    file = folder / _METADATA_FILE
+    file = folder / METADATA_FILE
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -285,8 +279,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _restore(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
-    """The arrays of one item, in the target's shardings, checked against their fingerprints."""
+def restore_item(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
+    """The arrays of one item of a checkpoint, checked against their fingerprints.
+
+    Args:
+      folder: the item's, such as `checkpoints/STEP/parameters`.
+      target: tree of ShapeDtypeStructs with shardings, of the types that are stored.
+      expected: fingerprint of each leaf.
+
+    Raises:
+      DamagedCheckpointError: the files are not those that were written.
+      CheckpointError: they cannot be read, or hold another tree.
+    """
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -298,13 +302,43 @@ def _restore(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
         # Orbax and TensorStore raise many types, all with long explanations.
         damaged = any(words in str(error) for words in _DAMAGE)
         kind = DamagedCheckpointError if damaged else CheckpointError
-        raise kind(f"{folder} cannot be read: {_line(error)}") from error
+        raise kind(f"{folder} cannot be read: {first_line(error)}") from error
     found = fingerprint(restored)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or found.keys() != dict(expected).keys():
         name = (wrong or ["tree"])[0]
         raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
     return restored
+
+
+def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
+    """The tokenizer of a model folder.
+
+    Raises:
+      CheckpointError: its files are damaged.
+    """
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            item = checkpointer.restore(
+                (folder / "tokenizer").absolute(),
+                args=ocp.args.PyTreeRestore(
+                    restore_args={"model": ocp.RestoreArgs(restore_type=np.ndarray)}
+                ),
+            )
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder / 'tokenizer'} cannot be read: {first_line(error)}"
+        ) from error
+    described = metadata["tokenizer"]
+    try:
+        tokenizer = tokenizer_from_bytes(
+            item["model"].tobytes()[:-1], described["sentinels"], kind=described["kind"]
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: {error}") from error
+    if tokenizer.sha256 != described["sha256"]:
+        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: its checksum is wrong")
+    return tokenizer
 
 
 def save_model(
@@ -316,18 +350,26 @@ def save_model(
     encoder_length: int,
     decoder_length: int,
     step: int = 0,
+    foreign_config: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a params-only model folder; an existing one is replaced.
 
     Args:
       folder: where to.
-      params: parameter tree.
+      params: parameter tree, of float32, float16 or bfloat16 arrays.
       config: the model's.
       tokenizer: its tokenizer.
       encoder_length: longest input in tokens.
       decoder_length: longest target in tokens.
       step: optimizer steps that made it.
+      foreign_config: fields of the config.json that the model came with which its config does not
+        hold; they go back into the config.json of an export.
     """
+    stored_types = {
+        path_name(path): leaf.dtype.name
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        if leaf.dtype != np.float32
+    }
     metadata = _metadata(
         step=step,
         config=config,
@@ -336,6 +378,8 @@ def save_model(
         decoder_length=decoder_length,
         fingerprints={"parameters": fingerprint(params)},
         identity={},
+        stored_types=stored_types,
+        foreign_config=foreign_config or {},
     )
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(
@@ -347,102 +391,3 @@ def save_model(
             ),
             force=True,
         )
-
-
-def find_model_folder(path: Path) -> tuple[Path, str]:
-    """The model folder behind a run folder, its `checkpoints`, a step folder or a model folder.
-
-    Returns:
-      The folder, and the kind of thing that `path` is.
-
-    Raises:
-      CheckpointError: nothing is there.
-    """
-    if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} does not exist")
-    if (path / _METADATA_FILE).is_file():
-        kind = "training checkpoint" if (path / "optimizer").is_dir() else "model folder"
-        return path, kind
-    for steps in (path / "checkpoints", path):
-        if steps.is_dir():
-            numbered = [child for child in steps.iterdir() if child.name.isdecimal()]
-            whole = [child for child in numbered if (child / _METADATA_FILE).is_file()]
-            if whole:
-                return max(whole, key=lambda child: int(child.name)), "run folder"
-    raise CheckpointError(
-        f"{path} holds no checkpoint; give a run folder with checkpoints/STEP, or a step folder"
-    )
-
-
-def open_model(path: str | Path) -> ModelFolder:
-    """Reads all but the parameters of a run, step or params-only folder.
-
-    Raises:
-      CheckpointError: nothing there, or the files are damaged.
-    """
-    folder, kind = find_model_folder(Path(path))
-    metadata = read_metadata(folder)
-    try:
-        config = T5Config.from_dict(metadata["model"])
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder}: unknown model config: {error}") from error
-    return ModelFolder(
-        folder=folder,
-        config=config,
-        tokenizer=_load_tokenizer(folder, metadata),
-        step=metadata["step"],
-        encoder_length=metadata["encoder_length"],
-        decoder_length=metadata["decoder_length"],
-        description=f"{kind} {path}, step {metadata['step']}",
-        fingerprints=metadata["fingerprints"],
-    )
-
-
-def read_parameters(model: ModelFolder, target: Any) -> Any:
-    """The parameters of a model folder, each in the shape and sharding of its target.
-
-    Args:
-      model: of `open_model`.
-      target: parameter tree of ShapeDtypeStructs with shardings.
-
-    Raises:
-      CheckpointError: the files are damaged, or the model is another one.
-    """
-    return _restore(model.folder / "parameters", target, model.fingerprints["parameters"])
-
-
-def load_model(path: str | Path) -> LoadedModel:
-    """Reads a model from a run, step or params-only folder onto one device.
-
-    Raises:
-      CheckpointError: nothing there, or the files are damaged.
-    """
-    model = open_model(path)
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
-        jax.eval_shape(lambda: init_parameters(model.config, jax.random.key(0))),
-    )
-    return LoadedModel(**vars(model), params=read_parameters(model, target))
-
-
-def _load_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            item = checkpointer.restore(
-                (folder / "tokenizer").absolute(),
-                args=ocp.args.PyTreeRestore(
-                    restore_args={"sentencepiece_model": ocp.RestoreArgs(restore_type=np.ndarray)}
-                ),
-            )
-    except Exception as error:
-        raise CheckpointError(f"{folder / 'tokenizer'} cannot be read: {_line(error)}") from error
-    try:
-        tokenizer = tokenizer_from_bytes(
-            item["sentencepiece_model"].tobytes(), metadata["tokenizer"]["sentinels"]
-        )
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: {error}") from error
-    if tokenizer.sha256 != metadata["tokenizer"]["sha256"]:
-        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: its checksum is wrong")
-    return tokenizer

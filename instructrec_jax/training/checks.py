@@ -1,5 +1,6 @@
 """Every problem of a training configuration at once, before anything is built or compiled."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -49,19 +50,30 @@ _LEAST: tuple[tuple[str, float], ...] = (
 
 
 def model_config(config: ConfigDict, *, vocabulary_size: int) -> T5Config:
-    """The T5Config of a run.
+    """The T5Config of a run that names its architecture.
 
     Raises:
       ConfigError: an unknown name or an impossible value.
     """
-    return t5_config(
-        config.model.name,
-        vocabulary_size=vocabulary_size,
-        dropout_rate=config.model.dropout_rate,
-        activation_dtype=config.model.activation_dtype,
-        remat=config.model.remat,
-        attention=config.model.attention,
-    )
+    return t5_config(config.model.name, vocabulary_size=vocabulary_size, **_computed_fields(config))
+
+
+def with_computed_fields(config: ConfigDict, model: T5Config) -> T5Config:
+    """A T5Config that came with a checkpoint, computed as the run's config says.
+
+    Raises:
+      ConfigError: an impossible value.
+    """
+    try:
+        return dataclasses.replace(model, **_computed_fields(config))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _computed_fields(config: ConfigDict) -> dict[str, Any]:
+    model = config.model
+    names = ("dropout_rate", "activation_dtype", "remat", "attention")
+    return {name: model[name] for name in names}
 
 
 def optimizer_and_schedule(
@@ -120,7 +132,16 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     if not problems:
         _collect(problems, lambda: _check_optimizer(config))
     _collect(problems, lambda: _check_mesh(config, device_count))
-    _collect(problems, lambda: _check_model(config, device_count))
+    if config.model.name:
+        # Any vocabulary will do: it is rounded up to a multiple of 128 later.
+        _collect(
+            problems,
+            lambda: check_model(
+                config, model_config(config, vocabulary_size=1024), device_count=device_count
+            ),
+        )
+    elif not config.init:
+        problems.append("model.name is empty: name an architecture, or give --init=DIR")
     if problems:
         raise ConfigError("\n  ".join(["the configuration cannot be used:", *problems]))
 
@@ -172,9 +193,8 @@ def _check_mesh(config: ConfigDict, device_count: int) -> None:
         )
 
 
-def _check_model(config: ConfigDict, device_count: int) -> None:
-    # Any vocabulary will do: it is rounded up to a multiple of 128 later.
-    model = model_config(config, vocabulary_size=1024)
+def check_model(config: ConfigDict, model: T5Config, *, device_count: int) -> None:
+    """Raises a ConfigError for each axis of the model that the mesh does not divide."""
     try:
         shape = sharding.mesh_shape(config.mesh.to_dict(), device_count)
     except ConfigError:
@@ -184,7 +204,7 @@ def _check_model(config: ConfigDict, device_count: int) -> None:
     if model.num_heads % sizes["tensor"]:
         problems.append(
             f"mesh.tensor={sizes['tensor']}: does not divide the {model.num_heads} heads "
-            f"of {config.model.name}"
+            f"of {config.model.name or config.init}"
         )
     parameters = jax.eval_shape(lambda: init_parameters(model, jax.random.key(0)))
     problems.extend(sharding.indivisible(parameters, sizes))

@@ -1,7 +1,7 @@
 """The loop of training: steps, figures one step late, evaluation, checkpoints, interruption."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,9 +48,17 @@ class Run:
     new_state: Callable[[], TrainState]
     step: stages.Wrapped  # see `make_train_step`
     evaluate: Callable[[Any, dict[str, Array]], dict[str, Array]]
+    foreign_config: Mapping[str, Any]  # see `checkpoint.save_model`
 
 
-def make_run(config: ConfigDict, *, model: T5Config, data: RunData, mesh: Mesh) -> Run:
+def make_run(
+    config: ConfigDict,
+    *,
+    model: T5Config,
+    data: RunData,
+    mesh: Mesh,
+    foreign_config: Mapping[str, Any],
+) -> Run:
     """Builds optimizer, shardings and jitted functions; nothing is allocated or compiled yet."""
     optimizer, schedule = optimizer_and_schedule(config)
     settings = StepSettings(
@@ -80,6 +88,7 @@ def make_run(config: ConfigDict, *, model: T5Config, data: RunData, mesh: Mesh) 
         evaluate=make_evaluation_step(
             config=model, settings=settings, mesh=mesh, shardings=shardings
         ),
+        foreign_config=foreign_config,
     )
 
 
@@ -267,6 +276,7 @@ class Loop:
                 encoder_length=config.data.encoder_length,
                 decoder_length=config.data.decoder_length,
                 identity={"position": step, **identity(self._run)},
+                foreign_config=self._run.foreign_config,
             )
         self._reporter.record("time", step, seconds=self._clock.split())
 

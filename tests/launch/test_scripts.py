@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_jax.training.checkpoint import load_model
 from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.model_folder import load_model
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 

@@ -11,12 +11,9 @@ import pytest
 from instructrec_jax.data.tokenizer import train_tokenizer
 from instructrec_jax.errors import CheckpointError
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import (
-    RunCheckpoints,
-    load_model,
-    save_model,
-)
+from instructrec_jax.training.checkpoint import RunCheckpoints, save_model
 from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.model_folder import load_model
 from instructrec_jax.training.step import initial_state, state_shardings
 
 
@@ -51,6 +48,7 @@ def saved(tmp_path, tiny_config, tokenizer, state):
             encoder_length=12,
             decoder_length=8,
             identity={"position": step, "plan": "abc"},
+            foreign_config={"model_type": "mt5"},
         )
     checkpoints.close()
     return tmp_path
