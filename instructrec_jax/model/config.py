@@ -1,4 +1,4 @@
-"""Model configuration: one frozen dataclass, and the table of known sizes."""
+"""Model configuration: one frozen dataclass, and architectures by name."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -7,7 +7,9 @@ from typing import Any
 
 from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.model.attention import ATTENTION_BACKENDS
+from instructrec_jax.model.families import ARCHITECTURES
 from instructrec_jax.model.layers import ACTIVATIONS, REMAT_POLICIES
+from instructrec_jax.model.lora import LoraConfig, projection_paths
 
 ACTIVATION_DTYPES = ("bfloat16", "float32")
 
@@ -20,7 +22,8 @@ COMPUTED_FIELDS = ("dropout_rate", "activation_dtype", "remat", "scan_unroll", "
 class T5Config:
     """Everything that decides the parameter shapes of a T5 and how it is computed.
 
-    Hashable, so it can be a static argument of `jax.jit`. Invalid values raise ValueError.
+    The defaults are T5 1.1's. Hashable, so it can be a static argument of `jax.jit`. Invalid values
+    raise ValueError.
     """
 
     vocabulary_size: int  # rows of the embedding: the tokenizer's size, rounded up
@@ -30,10 +33,15 @@ class T5Config:
     d_ff: int
     num_encoder_layers: int
     num_decoder_layers: int
-    relative_attention_buckets: int = 32
+    relative_attention_buckets: int = 32  # at least 4
     relative_attention_max_distance: int = 128  # tokens; beyond it all distances share a bucket
-    activation: str = "gelu"  # of the gated feed-forward layer: a name in layers.ACTIVATIONS
-    tied_embeddings: bool = False  # the head is the embedding, and its input scaled by d_model^-0.5
+    shared_relative_bias: bool = True  # one bias table a stack; False: one a layer (umT5)
+    gated_feed_forward: bool = True  # activation(x gate) * (x up); False: activation(x up) (T5 1.0)
+    activation: str = "gelu"  # of the feed-forward layer: a name in layers.ACTIVATIONS
+    tied_embeddings: bool = False  # the head is the embedding, transposed
+    # Whether the decoder's states are scaled by d_model^-0.5 before the head. None: as
+    # `tied_embeddings`, as in T5 itself; becomes that bool.
+    scale_decoder_output: bool | None = None
     layer_norm_epsilon: float = 1e-6
     dropout_rate: float = 0.0
     activation_dtype: str = "bfloat16"
@@ -42,15 +50,18 @@ class T5Config:
     # time of a small model on a CPU; the compiled program grows with it.
     scan_unroll: int = 1
     attention: str = "einsum"  # a name in attention.ATTENTION_BACKENDS
+    lora: LoraConfig | None = None  # adapters beside the kernels of projections
 
     def __post_init__(self) -> None:
+        if self.scale_decoder_output is None:
+            object.__setattr__(self, "scale_decoder_output", self.tied_embeddings)
         for name in _POSITIVE_FIELDS:
             if getattr(self, name) < 1:
                 raise ValueError(f"model {name} must be at least 1, not {getattr(self, name)}")
-        if self.relative_attention_buckets % 4:
+        if self.relative_attention_buckets < 4:
             raise ValueError(
-                "model relative_attention_buckets must be a multiple of 4 (two directions, half "
-                f"of each exact), not {self.relative_attention_buckets}"
+                "model relative_attention_buckets must be at least 4 (two directions, each with "
+                f"near and far), not {self.relative_attention_buckets}"
             )
         if self.relative_attention_max_distance <= self.relative_attention_buckets // 2:
             raise ValueError(
@@ -68,6 +79,23 @@ class T5Config:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(unknown_name(f"model {name}", getattr(self, name), known))
+        if self.lora is not None and not self.adapted_projections():
+            paths = projection_paths(gated_feed_forward=self.gated_feed_forward)
+            raise ValueError(
+                f"lora targets '{self.lora.targets}' match no projection of the model "
+                f"(known: {', '.join(paths)})"
+            )
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether training draws any dropout."""
+        return self.dropout_rate > 0 or (self.lora is not None and self.lora.dropout > 0)
+
+    def adapted_projections(self) -> tuple[str, ...]:
+        """Paths of the projections that have adapters, "encoder/layers/self_attention/query"."""
+        known = projection_paths(gated_feed_forward=self.gated_feed_forward)
+        lora = self.lora
+        return () if lora is None else tuple(path for path in known if lora.adapts(path))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
@@ -75,7 +103,10 @@ class T5Config:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "T5Config":
-        """The inverse of `to_dict`; unknown or missing fields raise ValueError."""
+        """The inverse of `to_dict`; unknown or missing fields raise ValueError.
+
+        `lora` may be a `LoraConfig`, a mapping of its fields, or None.
+        """
         known = {field.name: field for field in dataclasses.fields(cls)}
         for name in fields:
             if name not in known:
@@ -87,7 +118,13 @@ class T5Config:
         ]
         if missing:
             raise ValueError(f"the model config lacks {', '.join(missing)}")
-        return cls(**fields)
+        lora = fields.get("lora")
+        if isinstance(lora, Mapping):
+            try:
+                lora = LoraConfig(**lora)
+            except TypeError as error:
+                raise ValueError(f"the model config's lora: {error}") from error
+        return cls(**{**fields, "lora": lora})
 
 
 _POSITIVE_FIELDS = (
@@ -98,48 +135,21 @@ _POSITIVE_FIELDS = (
     "d_ff",
     "num_encoder_layers",
     "num_decoder_layers",
-    "relative_attention_buckets",
     "scan_unroll",
 )
 
 
-def _t5_1_1(
-    *, d_model: int, head_size: int, num_heads: int, d_ff: int, num_layers: int
-) -> dict[str, Any]:
-    return {
-        "d_model": d_model,
-        "head_size": head_size,
-        "num_heads": num_heads,
-        "d_ff": d_ff,
-        "num_encoder_layers": num_layers,
-        "num_decoder_layers": num_layers,
-    }
-
-
-# One line a size. T5 1.1: Raffel et al. 2020 (arXiv 1910.10683), the released 1.1 checkpoints.
-SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {
-        **_t5_1_1(d_model=256, head_size=64, num_heads=4, d_ff=512, num_layers=2),
-        "scan_unroll": 2,
-    },
-    "t5_1_1_small": _t5_1_1(d_model=512, head_size=64, num_heads=6, d_ff=1024, num_layers=8),
-    "t5_1_1_base": _t5_1_1(d_model=768, head_size=64, num_heads=12, d_ff=2048, num_layers=12),
-    "t5_1_1_large": _t5_1_1(d_model=1024, head_size=64, num_heads=16, d_ff=2816, num_layers=24),
-    "t5_1_1_xl": _t5_1_1(d_model=2048, head_size=64, num_heads=32, d_ff=5120, num_layers=24),
-    "t5_1_1_xxl": _t5_1_1(d_model=4096, head_size=64, num_heads=64, d_ff=10240, num_layers=24),
-}
-
-
 def t5_config(name: str, *, vocabulary_size: int, **overrides: Any) -> T5Config:
-    """The configuration of a size in `SIZES`, with any field of `T5Config` overridden.
+    """The configuration of an architecture by name, with any field of `T5Config` overridden.
 
-    `vocabulary_size` is the model's; see `padded_vocabulary_size`. ConfigError: unknown size or
+    `vocabulary_size` is the model's; see `padded_vocabulary_size`. ConfigError: unknown name or
     field, or an invalid value.
     """
-    if name not in SIZES:
-        raise ConfigError(unknown_name("model name", name, SIZES))
+    if name not in ARCHITECTURES:
+        raise ConfigError(unknown_name("model name", name, ARCHITECTURES))
+    fields = {**ARCHITECTURES[name].fields, **overrides}
     try:
-        return T5Config.from_dict({"vocabulary_size": vocabulary_size, **SIZES[name], **overrides})
+        return T5Config.from_dict({"vocabulary_size": vocabulary_size, **fields})
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

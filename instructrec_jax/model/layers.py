@@ -12,11 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
+from instructrec_jax.model.lora import LoraConfig
+
 Initializer = Callable[..., Array]
 
-# Gated feed-forward layers multiply activation(gate) with up. T5's gelu is the tanh form.
+# T5's gelu is the tanh form; gelu_exact is x times the normal distribution function.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "silu": jax.nn.silu,
 }
 
@@ -75,18 +79,31 @@ class Projection(nn.Module):
     """A linear map without bias: x @ kernel in `dtype`, the kernel kept in float32.
 
     The kernel is a matrix, heads and head size joined as in T5's checkpoints, so that optimizers
-    that factor second moments see one.
+    that factor second moments see one. Where `lora` adapts the module's path, a low-rank product
+    is added.
     """
 
     shape: tuple[int, int]
     initializer: Initializer
     dtype: jnp.dtype
+    lora: LoraConfig | None = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array, *, deterministic: bool) -> Array:
         """[..., out] from [..., in], in `dtype`."""
         kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
-        return x @ kernel.astype(self.dtype)
+        y = x @ kernel.astype(self.dtype)
+        if self.lora is None or not self.lora.adapts("/".join(self.path)):
+            return y
+        into, out = self.shape
+        rank = self.lora.rank
+        # As in the paper A is normal, here of the spread that keeps a normed input's size.
+        a = self.param("lora_a", nn.initializers.normal(into**-0.5), (into, rank), jnp.float32)
+        b = self.param("lora_b", nn.initializers.zeros, (rank, out), jnp.float32)
+        dropout = nn.Dropout(self.lora.dropout, broadcast_dims=(-2,))
+        x = dropout(x, deterministic=deterministic)
+        low_rank = (x @ a.astype(self.dtype)) * self.lora.scale
+        return y + low_rank @ b.astype(self.dtype)
 
 
 class TokenEmbedder(nn.Module):

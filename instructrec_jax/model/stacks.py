@@ -1,4 +1,4 @@
-"""Encoder and decoder: layers repeated by a scan, the relative bias computed once for all of them.
+"""Encoder and decoder: layers repeated by a scan, the relative bias computed once or in each.
 
 Shape letters: see layers.py.
 """
@@ -45,19 +45,15 @@ class DecodeCache:
     position: Array  # int32 []: tokens decoded so far, the same for all rows
 
 
-def split_layers(stacked: Any) -> tuple[Any, ...]:
-    """The parameters of each layer from those of a stack, whose leaves have a leading L axis."""
-    depth = jax.tree.leaves(stacked)[0].shape[0]
-    return tuple(jax.tree.map(lambda leaf, n=n: leaf[n], stacked) for n in range(depth))
-
-
 class EncoderLayer(nn.Module):
     """Self attention and feed-forward, each on the norm of its input and added to it."""
 
     config: T5Config
 
     def setup(self) -> None:
-        """The sublayers."""
+        """The sublayers; a relative bias of its own where the stack shares none."""
+        if not self.config.shared_relative_bias:
+            self.relative_bias = RelativeBias(self.config, bidirectional=True)
         self.self_attention_norm = make_norm(self.config)
         self.self_attention = Attention(self.config)
         self.feed_forward_norm = make_norm(self.config)
@@ -65,9 +61,19 @@ class EncoderLayer(nn.Module):
         self.dropout = make_dropout(self.config)
 
     def __call__(
-        self, x: Array, bias: Array, segment_ids: Array, deterministic: bool
+        self,
+        x: Array,
+        bias: Array | None,
+        segment_ids: Array,
+        positions: Array | None,
+        deterministic: bool,
     ) -> tuple[Array, None]:
-        """[B, S, D] to [B, S, D], in the form that `nn.scan` wants."""
+        """[B, S, D] to [B, S, D], in the form that `nn.scan` wants.
+
+        `bias` is the stack's, None where the layer makes its own (of `positions`, if given).
+        """
+        if bias is None:
+            bias = self.relative_bias(x.shape[1], positions)
         normed = self.self_attention_norm(x)
         y = self.self_attention(
             normed,
@@ -89,7 +95,9 @@ class DecoderLayer(nn.Module):
     config: T5Config
 
     def setup(self) -> None:
-        """The sublayers."""
+        """The sublayers; a relative bias of its own where the stack shares none."""
+        if not self.config.shared_relative_bias:
+            self.relative_bias = RelativeBias(self.config, bidirectional=False)
         self.self_attention_norm = make_norm(self.config)
         self.self_attention = Attention(self.config)
         self.cross_attention_norm = make_norm(self.config)
@@ -102,12 +110,17 @@ class DecoderLayer(nn.Module):
         self,
         x: Array,
         encoded: Array,
-        bias: Array,
+        bias: Array | None,
         segment_ids: Array,
         encoder_segment_ids: Array,
         deterministic: bool,
     ) -> tuple[Array, None]:
-        """[B, T, D] and encoded [B, S, D] to [B, T, D], in the form that `nn.scan` wants."""
+        """[B, T, D] and encoded [B, S, D] to [B, T, D], in the form that `nn.scan` wants.
+
+        `bias` is the stack's, None where the layer makes its own.
+        """
+        if bias is None:
+            bias = self.relative_bias(x.shape[1])
         normed = self.self_attention_norm(x)
         y = self.self_attention(
             normed,
@@ -144,7 +157,7 @@ class DecoderLayer(nn.Module):
         self,
         x: Array,
         cache: LayerCache,
-        bias: Array,
+        bias: Array | None,
         position: Array,
         encoder_segment_ids: Array,
     ) -> tuple[Array, LayerCache]:
@@ -152,6 +165,8 @@ class DecoderLayer(nn.Module):
 
         The cache of the encoder's side may have fewer rows, each for as many rows of x on end.
         """
+        if bias is None:
+            bias = self.relative_bias.step(position, cache.self_key.shape[2])
         normed = self.self_attention_norm(x)
         key, value = self.self_attention.key_value(normed)
         keys = jax.lax.dynamic_update_slice_in_dim(cache.self_key, key, position, axis=2)
@@ -206,8 +221,9 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         """The stack."""
         config = self.config
-        self.relative_bias = RelativeBias(config, bidirectional=True)
-        self.layers = _scanned(EncoderLayer, config, length=config.num_encoder_layers, arguments=3)
+        if config.shared_relative_bias:
+            self.relative_bias = RelativeBias(config, bidirectional=True)
+        self.layers = _scanned(EncoderLayer, config, length=config.num_encoder_layers, arguments=4)
         self.final_norm = make_norm(config)
         self.dropout = make_dropout(config)
 
@@ -221,8 +237,10 @@ class Encoder(nn.Module):
     ) -> Array:
         """[B, S, D] from embeddings [B, S, D]."""
         x = self.dropout(embeddings, deterministic=deterministic)
-        bias = self.relative_bias(x.shape[1], positions)
-        x, _ = self.layers(x, bias, segment_ids, deterministic)
+        bias = None
+        if self.config.shared_relative_bias:
+            bias, positions = self.relative_bias(x.shape[1], positions), None
+        x, _ = self.layers(x, bias, segment_ids, positions, deterministic)
         return self.dropout(self.final_norm(x), deterministic=deterministic)
 
 
@@ -234,7 +252,8 @@ class Decoder(nn.Module):
     def setup(self) -> None:
         """The stack."""
         config = self.config
-        self.relative_bias = RelativeBias(config, bidirectional=False)
+        if config.shared_relative_bias:
+            self.relative_bias = RelativeBias(config, bidirectional=False)
         self.layers = _scanned(DecoderLayer, config, length=config.num_decoder_layers, arguments=5)
         self.final_norm = make_norm(config)
         self.dropout = make_dropout(config)
@@ -250,7 +269,7 @@ class Decoder(nn.Module):
     ) -> Array:
         """[B, T, D] from embeddings [B, T, D] and encoded [B, S, D]."""
         x = self.dropout(embeddings, deterministic=deterministic)
-        bias = self.relative_bias(x.shape[1])
+        bias = self.relative_bias(x.shape[1]) if self.config.shared_relative_bias else None
         x, _ = self.layers(x, encoded, bias, segment_ids, encoder_segment_ids, deterministic)
         return self.dropout(self.final_norm(x), deterministic=deterministic)
 
@@ -270,7 +289,9 @@ class Decoder(nn.Module):
     ) -> tuple[Array, DecodeCache]:
         """Final states [B, 1, D] from embeddings [B, 1, D], and the cache with this place added."""
         x = embeddings
-        bias = self.relative_bias.step(cache.position, cache.layers[0].self_key.shape[2])
+        bias = None
+        if self.config.shared_relative_bias:
+            bias = self.relative_bias.step(cache.position, cache.layers[0].self_key.shape[2])
         step: Any = partial(DecoderLayer(self.config, parent=None).apply, method="step")
         layer_caches = []
         for params, layer_cache in zip(layers, cache.layers, strict=True):

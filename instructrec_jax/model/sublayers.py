@@ -1,4 +1,4 @@
-"""The parts of a layer: attention, its relative bias, and the gated feed-forward.
+"""The parts of a layer: attention, its relative bias, and the feed-forward.
 
 Shape letters: see layers.py.
 """
@@ -13,7 +13,7 @@ from instructrec_jax.model.layers import ACTIVATIONS, Norm, Projection, constrai
 
 
 class RelativeBias(nn.Module):
-    """One number a head for each bucket of distances, shared by all layers of a stack."""
+    """One number a head for each bucket of distances, of a whole stack or of one layer."""
 
     config: T5Config
     bidirectional: bool
@@ -67,12 +67,14 @@ class Attention(nn.Module):
         fan_in = config.d_model**-0.5
 
         def projection(stddev: float) -> Projection:
-            return Projection((config.d_model, joined), nn.initializers.normal(stddev), dtype)
+            initializer = nn.initializers.normal(stddev)
+            return Projection((config.d_model, joined), initializer, dtype, config.lora)
 
         self.query = projection(fan_in * config.head_size**-0.5)
         self.key = projection(fan_in)
         self.value = projection(fan_in)
-        self.out = Projection((joined, config.d_model), nn.initializers.normal(joined**-0.5), dtype)
+        initializer = nn.initializers.normal(joined**-0.5)
+        self.out = Projection((joined, config.d_model), initializer, dtype, config.lora)
 
     def __call__(
         self,
@@ -87,10 +89,10 @@ class Attention(nn.Module):
     ) -> Array:
         """[B, T, D] from x [B, T, D] attending to source [B, S, D]."""
         dropout_rate = 0.0 if deterministic else self.config.dropout_rate
-        key, value = self.key_value(source)
+        key, value = self.key_value(source, deterministic=deterministic)
         attended = attend(
             self.config.attention,
-            self._by_heads(self.query(x)),
+            self._by_heads(self.query(x, deterministic=deterministic)),
             key,
             value,
             bias=bias,
@@ -100,11 +102,13 @@ class Attention(nn.Module):
             dropout_rate=dropout_rate,
             dropout_rng=self.make_rng("dropout") if dropout_rate else None,
         )
-        return self._joined(attended)
+        return self._joined(attended, deterministic=deterministic)
 
-    def key_value(self, source: Array) -> tuple[Array, Array]:
+    def key_value(self, source: Array, *, deterministic: bool = True) -> tuple[Array, Array]:
         """Keys and values [B, H, S, K] of source [B, S, D]."""
-        return self._by_heads(self.key(source)), self._by_heads(self.value(source))
+        key = self.key(source, deterministic=deterministic)
+        value = self.value(source, deterministic=deterministic)
+        return self._by_heads(key), self._by_heads(value)
 
     def step(
         self, x: Array, key: Array, value: Array, *, bias: Array | None, key_segments: Array
@@ -112,28 +116,32 @@ class Attention(nn.Module):
         """[B, 1, D] from one place x [B, 1, D] and cached keys and values [B, H, S, K]."""
         attended = attend(
             "einsum",
-            self._by_heads(self.query(x)),
+            self._by_heads(self.query(x, deterministic=True)),
             key,
             value,
             bias=bias,
             query_segments=jnp.ones(x.shape[:2], jnp.int32),
             key_segments=key_segments,
         )
-        return self._joined(attended)
+        return self._joined(attended, deterministic=True)
 
     def _by_heads(self, x: Array) -> Array:
         """[B, H, T, K] from [B, T, H * K]."""
         heads = x.reshape(*x.shape[:2], self.config.num_heads, self.config.head_size)
         return constrain(jnp.swapaxes(heads, 1, 2), "batch", "heads", None, None)
 
-    def _joined(self, x: Array) -> Array:
+    def _joined(self, x: Array, *, deterministic: bool) -> Array:
         """[B, T, D] from attended [B, H, T, K]."""
         x = jnp.swapaxes(constrain(x, "batch", "heads", None, None), 1, 2)
-        return constrain(self.out(x.reshape(*x.shape[:2], -1)), "batch", None, None)
+        x = self.out(x.reshape(*x.shape[:2], -1), deterministic=deterministic)
+        return constrain(x, "batch", None, None)
 
 
 class FeedForward(nn.Module):
-    """activation(x gate) * (x up), projected down (Shazeer 2020, arXiv 2002.05202)."""
+    """activation(x gate) * (x up), projected down (Shazeer 2020, arXiv 2002.05202).
+
+    Ungated, as in T5 1.0: activation(x up), projected down.
+    """
 
     config: T5Config
 
@@ -144,12 +152,18 @@ class FeedForward(nn.Module):
         dtype = jnp.dtype(config.activation_dtype)
         fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         into, back = (config.d_model, config.d_ff), (config.d_ff, config.d_model)
-        gate = Projection(into, fan_in, dtype, name="gate")(x)
-        up = Projection(into, fan_in, dtype, name="up")(x)
-        x = ACTIVATIONS[config.activation](gate) * up
+        activation = ACTIVATIONS[config.activation]
+        up = Projection(into, fan_in, dtype, config.lora, name="up")
+        if config.gated_feed_forward:
+            gate = Projection(into, fan_in, dtype, config.lora, name="gate")
+            gated = activation(gate(x, deterministic=deterministic))
+            x = gated * up(x, deterministic=deterministic)
+        else:
+            x = activation(up(x, deterministic=deterministic))
         x = constrain(x, "batch", None, "feed_forward")
         x = make_dropout(config)(x, deterministic=deterministic)
-        x = Projection(back, fan_in, dtype, name="down")(x)
+        down = Projection(back, fan_in, dtype, config.lora, name="down")
+        x = down(x, deterministic=deterministic)
         return constrain(x, "batch", None, None)
 
 

@@ -1,4 +1,4 @@
-"""T5 (Raffel et al. 2020, arXiv 1910.10683) in version 1.1: gated feed-forward, untied head.
+"""T5 (Raffel et al. 2020, arXiv 1910.10683) and the models of its family; see `T5Config`.
 
 Layers are scanned, so every parameter of a layer has a leading L axis and the compiled program
 does not grow with depth. Shape letters: see layers.py.
@@ -17,7 +17,8 @@ from jax import Array
 
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import Head, TokenEmbedder, constrain
-from instructrec_jax.model.stacks import DecodeCache, Decoder, Encoder, split_layers
+from instructrec_jax.model.layouts import split_layers
+from instructrec_jax.model.stacks import DecodeCache, Decoder, Encoder
 
 Parameters = dict[str, Any]
 
@@ -123,12 +124,15 @@ class T5(nn.Module):
         return constrain(self.token_embedder(tokens), "batch", None, None)
 
     def _scaled(self, x: Array) -> Array:
-        return x * self.config.d_model**-0.5 if self.config.tied_embeddings else x
+        return x * self.config.d_model**-0.5 if self.config.scale_decoder_output else x
 
 
 @partial(jax.jit, static_argnames="config")
 def init_parameters(config: T5Config, rng: Array) -> Parameters:
-    """Fresh float32 parameters: a plain nested dict, initialised as in T5X for T5 1.1."""
+    """Fresh float32 parameters: a plain nested dict, initialised as in T5X for T5 1.1.
+
+    Adapters come on top: the other parameters are the same with `config.lora` and without.
+    """
     tokens = jnp.zeros((1, 1), jnp.int32)
     batch = {
         f"{side}_{feature}": tokens
@@ -143,6 +147,7 @@ def init_parameters(config: T5Config, rng: Array) -> Parameters:
 def decoder_layers(params: Parameters) -> tuple[Parameters, ...]:
     """The parameters of each decoder layer, for `T5.start_cache` and `T5.decode_step`.
 
+    Without adapters: those are merged into the kernels first, see `lora.merge_adapters`.
     Made once, outside of the decoding loop: slices taken at every step would copy all weights for
     every token.
     """
