@@ -129,10 +129,7 @@ class T5(nn.Module):
 
 @partial(jax.jit, static_argnames="config")
 def init_parameters(config: T5Config, rng: Array) -> Parameters:
-    """Fresh float32 parameters: a plain nested dict, initialised as in T5X for T5 1.1.
-
-    Adapters come on top: the other parameters are the same with `config.lora` and without.
-    """
+    """Fresh float32 parameters: a plain nested dict, initialised as in T5X for T5 1.1."""
     tokens = jnp.zeros((1, 1), jnp.int32)
     batch = {
         f"{side}_{feature}": tokens
