@@ -15,7 +15,7 @@ class Vocabulary:
     kind: str  # of the tokenizer: "sentencepiece" or "bytes"
     tokens: int  # ids that the tokenizer gives, the sentinels included
     rows: int  # of the embedding: tokens rounded up for the devices it was trained on
-    sentinels: int  # <extra_id_0> ..., the last ids
+    sentinels: int  # <extra_id_0> ...
 
 
 ENGLISH = Vocabulary(kind="sentencepiece", tokens=32_100, rows=32_128, sentinels=100)
@@ -30,6 +30,25 @@ class Architecture:
 
     vocabulary: Vocabulary
     fields: dict[str, Any]  # of T5Config
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the parameters with all rows of the vocabulary; by arithmetic, without JAX."""
+        fields, buckets = self.fields, 32
+        d_model, heads = fields["d_model"], fields["num_heads"]
+        attention = 4 * d_model * heads * fields["head_size"] + d_model
+        matrices = 3 if fields.get("gated_feed_forward", True) else 2
+        feed_forward = matrices * d_model * fields["d_ff"] + d_model
+        encoder, decoder = fields["num_encoder_layers"], fields["num_decoder_layers"]
+        tables = 1 if fields.get("tied_embeddings") else 2
+        biases = 2 if fields.get("shared_relative_bias", True) else encoder + decoder
+        return (
+            tables * self.vocabulary.rows * d_model
+            + biases * buckets * heads
+            + encoder * (attention + feed_forward)
+            + decoder * (2 * attention + feed_forward)
+            + 2 * d_model
+        )
 
 
 def _model(
