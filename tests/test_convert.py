@@ -11,7 +11,7 @@ from model.reference import fixed_parameters, padded_batch, transformers_model
 from safetensors.numpy import load_file, save_file
 
 from instructrec_jax.convert import check_folders, to_hugging_face, to_orbax
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config

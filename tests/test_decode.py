@@ -11,7 +11,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from instructrec_jax import decode
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.decoding.generate import Generation
 from instructrec_jax.decoding.prompts import read_prompts
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.model.config import padded_vocabulary_size, t5_config
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training.checkpoint import save_model

@@ -20,12 +20,8 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from instructrec_jax.data.tokenizer import (
-    MINIMUM_PIECES,
-    Tokenizer,
-    load_tokenizer,
-    train_tokenizer,
-)
+from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer
+from instructrec_jax.data.tokenizer_training import MINIMUM_PIECES, train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
 from instructrec_jax.instructions.assembly import Assembler, Assembly
@@ -258,7 +254,7 @@ def _tokenizer(
     seed: int,
     progress: Callable[[str], None],
 ) -> Tokenizer:
-    if isinstance(recipe, Tokenizer):
+    if not isinstance(recipe, TokenizerRecipe):
         return recipe
 
     def texts() -> Iterator[str]:

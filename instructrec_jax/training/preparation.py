@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
-from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.building import build_from_config
 from instructrec_jax.instructions.example import InstructionExample, encoder_text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax.data.token_cache import TokenCache
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 
 CORPUS = [
     "def add(first, second):\n    return first + second\n",

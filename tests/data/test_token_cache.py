@@ -10,7 +10,7 @@ import pytest
 
 from instructrec_jax.data import token_cache, token_cache_writer
 from instructrec_jax.data.token_cache import open_token_cache
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 
 RECORDS = [

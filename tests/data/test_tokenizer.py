@@ -13,8 +13,8 @@ from instructrec_jax.data.tokenizer import (
     Tokenizer,
     load_tokenizer,
     tokenizer_from_bytes,
-    train_tokenizer,
 )
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 
 AWKWARD = [
@@ -124,7 +124,9 @@ def test_training_depends_on_texts_sizes_and_seed_only(corpus, tokenizer, tmp_pa
 
 
 def test_a_large_corpus_is_sampled_by_seed(monkeypatch):
-    monkeypatch.setattr("instructrec_jax.data.tokenizer._SAMPLE_CHARACTERS", (20_000, 20_000))
+    monkeypatch.setattr(
+        "instructrec_jax.data.tokenizer_training._SAMPLE_CHARACTERS", (20_000, 20_000)
+    )
     taken = []
 
     def texts():

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from instructrec_jax.data.tokenizer import train_tokenizer
+from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import CheckpointError
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import RunCheckpoints, save_model

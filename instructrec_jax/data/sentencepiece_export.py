@@ -1,0 +1,151 @@
+"""A SentencePiece tokenizer as the files of a Hugging Face folder.
+
+T5Tokenizer of transformers reads spiece.model and assumes the conventions of T5's own: unigram,
+spaces collapsed, unk for what no piece covers. A model of other conventions, such as those that are
+trained here or mT5's with its byte pieces, gets a tokenizer.json beside it, which says how it is.
+"""
+
+import base64
+import json
+from typing import Any
+
+import sentencepiece
+
+from instructrec_jax.data.sentencepiece_model import Conventions, conventions
+from instructrec_jax.data.tokenizer_files import CONFIG_FILE, json_bytes
+from instructrec_jax.data.tokenizer_interface import EOS_ID, PAD_ID, UNK_ID
+
+MODEL_FILE = "spiece.model"
+JSON_FILE = "tokenizer.json"
+_SPACE_SYMBOL = "\u2581"
+
+
+def hugging_face_files(
+    processor: sentencepiece.SentencePieceProcessor,
+    *,
+    sentinel_ids: tuple[int, ...],
+) -> dict[str, bytes]:
+    """Names and contents of the files that make transformers give the same ids.
+
+    Args:
+        processor: the model.
+        sentinel_ids: ids of <extra_id_0>, ...; those of the model's own pieces, or after them.
+    """
+    model = processor.serialized_model_proto()
+    found = conventions(model)
+    pieces = processor.piece_size()
+    added = sum(token >= pieces for token in sentinel_ids)
+    fields: dict[str, Any] = {
+        "tokenizer_class": "T5Tokenizer",
+        "extra_ids": added,
+        "pad_token": processor.id_to_piece(PAD_ID),
+        "eos_token": processor.id_to_piece(EOS_ID),
+        "unk_token": processor.id_to_piece(UNK_ID),
+    }
+    files = {MODEL_FILE: model}
+    is_like_t5 = found.collapses_spaces and found.adds_space and not found.byte_fallback
+    if found.is_unigram and not is_like_t5:
+        fields["tokenizer_class"] = "PreTrainedTokenizerFast"
+        files[JSON_FILE] = json.dumps(
+            _tokenizer_json(processor, found, added=added), ensure_ascii=False
+        ).encode()
+    return {**files, CONFIG_FILE: json_bytes(fields)}
+
+
+def _tokenizer_json(
+    processor: sentencepiece.SentencePieceProcessor, found: Conventions, *, added: int
+) -> dict[str, Any]:
+    """The model in the format of the `tokenizers` package."""
+    pieces = processor.piece_size()
+    vocabulary: list[tuple[str, float]] = [
+        (processor.id_to_piece(token), processor.get_score(token)) for token in range(pieces)
+    ]
+    vocabulary += [(f"<extra_id_{number}>", 0.0) for number in range(added - 1, -1, -1)]
+    special = [PAD_ID, EOS_ID, UNK_ID, *range(pieces, len(vocabulary))]
+    eos = vocabulary[EOS_ID][0]
+    with_eos = [
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": eos, "type_id": 0}},
+    ]
+    second = [
+        {"Sequence": {"id": "B", "type_id": 0}},
+        {"SpecialToken": {"id": eos, "type_id": 0}},
+    ]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(token, vocabulary[token][0]) for token in special],
+        "normalizer": {"type": "Sequence", "normalizers": _normalizers(found)},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers(found)},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": with_eos,
+            "pair": [*with_eos, *second],
+            "special_tokens": {eos: {"id": eos, "ids": [EOS_ID], "tokens": [eos]}},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "ByteFallback"},
+                _metaspace(found),
+            ],
+        },
+        "model": {
+            "type": "Unigram",
+            "unk_id": UNK_ID,
+            "vocab": vocabulary,
+            "byte_fallback": found.byte_fallback,
+        },
+    }
+
+
+def _added_token(token: int, name: str) -> dict[str, Any]:
+    return {
+        "id": token,
+        "content": name,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    }
+
+
+def _normalizers(found: Conventions) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = []
+    if found.character_map:
+        encoded = base64.b64encode(found.character_map).decode()
+        steps.append({"type": "Precompiled", "precompiled_charsmap": encoded})
+    if found.collapses_spaces:
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    return steps
+
+
+def _pre_tokenizers(found: Conventions) -> list[dict[str, Any]]:
+    steps = [_metaspace(found)]
+    if found.byte_fallback:
+        # A byte piece stands for its byte alone; its name in a text is not it.
+        steps.append(
+            {
+                "type": "Split",
+                "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"},
+                "behavior": "Isolated",
+                "invert": False,
+            }
+        )
+    return steps
+
+
+def _metaspace(found: Conventions) -> dict[str, Any]:
+    if not found.adds_space:
+        scheme = "never"
+    else:
+        scheme = "always" if found.collapses_spaces else "first"
+    return {
+        "type": "Metaspace",
+        "replacement": _SPACE_SYMBOL,
+        "prepend_scheme": scheme,
+        "split": found.collapses_spaces,
+    }
