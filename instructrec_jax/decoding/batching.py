@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.lora import merge_adapters
 
 SHORTEST_BUCKET = 16  # tokens
 
@@ -23,30 +23,39 @@ class TextTokenizer(Protocol):
     def vocabulary_size(self) -> int:
         """Token ids are below this."""
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without eos."""
+    def encode_batch(
+        self, texts: Sequence[str], *, parse_sentinels: bool = False
+    ) -> list[list[int]]:
+        """Token ids of each text, without eos.
+
+        With `parse_sentinels` "<extra_id_0>" in a text is the sentinel, otherwise plain text.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
 
 
-@dataclass(frozen=True)
-class EncodedTexts:
-    """Token ids with eos, and which texts had to be cut to fit."""
-
-    tokens: list[list[int]]
-    truncated: list[bool]
-
-
 def encode_texts(
-    tokenizer: TextTokenizer, texts: Sequence[str], *, max_length: int
-) -> EncodedTexts:
-    """Token ids and eos of each text, `max_length` at most; longer texts lose their end."""
-    encoded = tokenizer.encode_batch(list(texts))
-    return EncodedTexts(
-        tokens=[[*tokens[: max_length - 1], tokenizer.eos_id] for tokens in encoded],
-        truncated=[len(tokens) >= max_length for tokens in encoded],
-    )
+    tokenizer: TextTokenizer,
+    texts: Sequence[str | Sequence[int]],
+    *,
+    parse_sentinels: bool = False,
+) -> list[list[int]]:
+    """Token ids and eos of each text; token ids in place of a text are taken as they are."""
+    only_texts = [text for text in texts if isinstance(text, str)]
+    options = {"parse_sentinels": True} if parse_sentinels else {}
+    encoded = iter(tokenizer.encode_batch(only_texts, **options))
+    return [
+        [*next(encoded), tokenizer.eos_id] if isinstance(text, str) else list(text)
+        for text in texts
+    ]
+
+
+def cut(tokens: list[int], *, max_length: int, eos_id: int) -> list[int]:
+    """`max_length` tokens at most; longer ones lose their end, but for the eos after it."""
+    if len(tokens) <= max_length:
+        return tokens
+    return [*tokens[: max_length - 1], eos_id] if tokens[-1] == eos_id else tokens[:max_length]
 
 
 def length_bucket(length: int, *, longest: int | None = None) -> int:
@@ -103,11 +112,15 @@ def inference_config(config: T5Config) -> T5Config:
     return dataclasses.replace(config, dropout_rate=0.0, remat="none", activation_dtype=dtype)
 
 
-def inference_params(params: Any, config: T5Config) -> Any:
-    """`params` with the kernels in the activation dtype, cast once and not at every step.
+def inference_model(params: Any, config: T5Config) -> tuple[Any, T5Config]:
+    """`params` and their config as cached decoding reads them, made once and not at every step.
 
-    Norms and relative biases compute in float32 and stay as they are.
+    Adapters are merged, and kernels in the activation dtype. Norms and relative biases compute in
+    float32 and stay as they are.
     """
+    if config.lora is not None:
+        params = merge_adapters(params, config.lora)
+        config = dataclasses.replace(config, lora=None)
     dtype = jnp.dtype(config.activation_dtype)
 
     def cast(path: tuple[Any, ...], leaf: Any) -> Any:
@@ -115,4 +128,4 @@ def inference_params(params: Any, config: T5Config) -> Any:
         in_dtype = names[-1] == "kernel" or names[0] == "token_embedder"
         return leaf.astype(dtype) if in_dtype else leaf
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree_util.tree_map_with_path(cast, params), config

@@ -1,4 +1,4 @@
-"""Texts to answers by greedy search with a key and value cache."""
+"""Texts to answers by search with a key and value cache; greedy search itself."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,16 @@ from jax import Array
 
 from instructrec_jax.decoding.batching import (
     TextTokenizer,
+    cut,
     encode_texts,
     grouped_by_shape,
     inference_config,
-    inference_params,
+    inference_model,
     length_bucket,
     padded,
     rows_in_batch,
 )
+from instructrec_jax.decoding.beam import Beams, BeamSettings, beam_search
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import constrain
 from instructrec_jax.model.t5 import T5, DecodeCache, decoder_layers
@@ -34,66 +36,157 @@ class Generation:
     score: float  # natural log-probability of output_tokens, summed
     stop_reason: Literal["eos", "length"]
     truncated: bool = False  # the end of the prompt did not fit and was not read
+    beam_score: float | None = None  # of beam search: score / len(output_tokens)^length_penalty
 
 
 def generate(
     params: Any,
     config: T5Config,
     tokenizer: TextTokenizer,
-    texts: Sequence[str],
+    texts: Sequence[str | Sequence[int]],
     *,
     max_new_tokens: int,
     batch_size: int,
     encoder_length: int,
+    min_new_tokens: int = 0,
+    beams: BeamSettings | None = None,
+    parse_sentinels: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
-    """The most probable next token after another for each text, until eos; answers in order.
+    """The best answer to each text, in order; the arguments are those of `generate_several`."""
+    answers = generate_several(
+        params,
+        config,
+        tokenizer,
+        texts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        encoder_length=encoder_length,
+        min_new_tokens=min_new_tokens,
+        beams=beams,
+        parse_sentinels=parse_sentinels,
+        progress=progress,
+    )
+    return [best for best, *_ in answers]
 
-    The answers do not depend on `batch_size` or on the other texts, but for the last bits of the
-    scores. Under `jax.set_mesh` the work is split as the mesh and the layout of `params` say;
-    every process gives the same texts and gets all answers.
+
+def generate_several(
+    params: Any,
+    config: T5Config,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str | Sequence[int]],
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+    encoder_length: int,
+    min_new_tokens: int = 0,
+    beams: BeamSettings | None = None,
+    parse_sentinels: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Generation]]:
+    """The `beams.num_outputs` best answers to each text, the best first; texts in order.
+
+    Without `beams` there is one: the most probable next token after another. The answers do not
+    depend on `batch_size` or on the other texts, but for the last bits of the scores. Under
+    `jax.set_mesh` the work is split as the mesh and the layout of `params` say; every process
+    gives the same texts and gets all answers.
 
     Args:
       params: float32 parameters of the model.
       config: their config.
       tokenizer: the one that the model was trained with; ids that it lacks are not generated.
-      texts: encoder texts, see `instructions.example.encoder_text`. They are sorted into few
-        lengths, each compiled once and kept for later calls.
+      texts: encoder texts, see `instructions.example.encoder_text`, or token ids, which the encoder
+        reads as they are: no eos is added. They are sorted into few lengths, each compiled once
+        and kept for later calls.
       max_new_tokens: tokens of an answer at most, eos included.
       batch_size: texts at once.
       encoder_length: tokens of a text at most, eos included; longer ones lose their end and are
         marked as `truncated`.
+      min_new_tokens: tokens of an answer before its eos at least.
+      beams: how to search with beams; one beam is the search without them, as in transformers.
+      parse_sentinels: "<extra_id_0>" in a text is the sentinel token.
       progress: called after each batch with the number of texts answered so far.
     """
     config = inference_config(config)
-    encoded = encode_texts(tokenizer, texts, max_length=encoder_length)
-    shapes = [(length_bucket(len(tokens), longest=encoder_length),) for tokens in encoded.tokens]
+    whole = encode_texts(tokenizer, texts, parse_sentinels=parse_sentinels)
+    encoded = [cut(row, max_length=encoder_length, eos_id=tokenizer.eos_id) for row in whole]
+    shapes = [(length_bucket(len(row), longest=encoder_length),) for row in encoded]
     rows = rows_in_batch(batch_size, len(texts))
-    generations: dict[int, Generation] = {}
+    answers: dict[int, list[Generation]] = {}
     for (length,), places in grouped_by_shape(shapes, batch_size=rows):
-        tokens, segment_ids = padded([encoded.tokens[place] for place in places], (rows, length))
-        search = greedy_search(
+        tokens, segment_ids = padded([encoded[place] for place in places], (rows, length))
+        found = _search(
             params,
             tokens,
             segment_ids,
+            beams=beams,
             config=config,
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             vocabulary_size=tokenizer.vocabulary_size,
             eos_id=tokenizer.eos_id,
         )
-        output_tokens, lengths, scores = (np.asarray(array) for array in search)
         for row, place in enumerate(places):
-            answer = output_tokens[row, : lengths[row]].tolist()
-            generations[place] = Generation(
-                output=tokenizer.decode(answer),
-                output_tokens=answer,
-                score=float(scores[row]),
-                stop_reason="eos" if answer[-1] == tokenizer.eos_id else "length",
-                truncated=encoded.truncated[place],
-            )
+            answers[place] = [
+                _generation(
+                    found,
+                    (row, rank),
+                    tokenizer,
+                    of_beams=beams is not None,
+                    truncated=len(whole[place]) > encoder_length,
+                )
+                for rank in range(1 if beams is None else beams.num_outputs)
+            ]
         if progress is not None:
-            progress(len(generations))
-    return [generations[place] for place in range(len(texts))]
+            progress(len(answers))
+    return [answers[place] for place in range(len(texts))]
+
+
+def _search(
+    params: Any,
+    tokens: np.ndarray,
+    segment_ids: np.ndarray,
+    *,
+    beams: BeamSettings | None,
+    max_new_tokens: int,
+    **options: Any,
+) -> Beams:
+    """The answers to a batch, as NumPy arrays."""
+    if beams is not None and beams.num_beams > 1:
+        return jax.tree.map(
+            np.asarray,
+            beam_search(
+                params,
+                tokens,
+                segment_ids,
+                settings=beams,
+                max_new_tokens=max_new_tokens,
+                **options,
+            ),
+        )
+    search = greedy_search(params, tokens, segment_ids, max_new_tokens=max_new_tokens, **options)
+    output_tokens, lengths, scores = (np.asarray(array)[:, None] for array in search)
+    divisors = np.ones(max_new_tokens) if beams is None else beams.length_divisors(max_new_tokens)
+    return Beams(output_tokens, lengths, scores, scores / divisors[lengths - 1])
+
+
+def _generation(
+    found: Beams,
+    place: tuple[int, int],
+    tokenizer: TextTokenizer,
+    *,
+    of_beams: bool,
+    truncated: bool,
+) -> Generation:
+    tokens = found.tokens[place][: found.lengths[place]].tolist()
+    return Generation(
+        output=tokenizer.decode(tokens),
+        output_tokens=tokens,
+        score=float(found.scores[place]),
+        stop_reason="eos" if tokens[-1:] == [tokenizer.eos_id] else "length",
+        truncated=truncated,
+        beam_score=float(found.beam_scores[place]) if of_beams else None,
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -119,15 +212,16 @@ def greedy_search(
     max_new_tokens: int,
     vocabulary_size: Array | int,
     eos_id: Array | int,
+    min_new_tokens: Array | int = 0,
 ) -> tuple[Array, Array, Array]:
     """Output tokens int32 [B, max_new_tokens], their number int32 [B] and scores float32 [B].
 
     From prompts [B, S], one a row with segment id 1, padding 0; rows of padding alone stay empty.
     The log-probabilities are those of the whole vocabulary, also where ids from `vocabulary_size`
-    on (rows that pad the embedding) would be likelier than the one chosen. Ends as soon as all
-    rows have. The results are whole on every device.
+    on (rows that pad the embedding), or an eos before `min_new_tokens` others, would be likelier
+    than the one chosen. Ends as soon as all rows have. The results are whole on every device.
     """
-    params = inference_params(params, config)
+    params, config = inference_model(params, config)
     apply: Callable[..., Any] = partial(T5(config).apply, {"params": params})
     encoded = apply(tokens, segment_ids, method="encode")
     layers = decoder_layers(params)
@@ -140,7 +234,7 @@ def greedy_search(
         scores=jnp.zeros(batch, jnp.float32),
         finished=jnp.all(segment_ids == 0, axis=1),
     )
-    known = jnp.arange(config.vocabulary_size) < vocabulary_size
+    ids = jnp.arange(config.vocabulary_size)
 
     def under_way(search: _Search) -> Array:
         return (search.cache.position < max_new_tokens) & ~jnp.all(search.finished)
@@ -148,7 +242,8 @@ def greedy_search(
     def step(search: _Search) -> _Search:
         position = search.cache.position
         logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
-        chosen = jnp.argmax(jnp.where(known, logits, -jnp.inf), axis=-1).astype(jnp.int32)
+        allowed = (ids < vocabulary_size) & ((ids != eos_id) | (position >= min_new_tokens))
+        chosen = jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1).astype(jnp.int32)
         chosen_logits = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
         log_probabilities = chosen_logits - jax.nn.logsumexp(logits, axis=-1)
         chosen = jnp.where(search.finished, 0, chosen)

@@ -12,6 +12,7 @@ from jax import Array
 
 from instructrec_jax.decoding.batching import (
     TextTokenizer,
+    cut,
     encode_texts,
     grouped_by_shape,
     inference_config,
@@ -32,7 +33,7 @@ class Score:
     """The natural log-probability of one target given its text."""
 
     logprob: float  # summed: minus the sequence's NLL
-    token_logprobs: list[float]  # of each token of the target, and of the eos after them
+    token_logprobs: list[float]  # of each token of the target, eos included
     truncated: bool = False  # the end of the text did not fit and was not read
 
 
@@ -40,29 +41,31 @@ def score(
     params: Any,
     config: T5Config,
     tokenizer: TextTokenizer,
-    texts: Sequence[str],
-    targets: Sequence[str],
+    texts: Sequence[str | Sequence[int]],
+    targets: Sequence[str | Sequence[int]],
     *,
     batch_size: int,
     encoder_length: int,
+    parse_sentinels: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> list[Score]:
     """log p(target | text) of each pair, in order; targets of any length are scored whole.
 
+    A target, like a text, may be given as token ids, which are scored as they are: no eos is added.
     The arguments are those of `generate`, and the same holds for batches, mesh and processes.
     """
     config = inference_config(config)
-    encoded = encode_texts(tokenizer, texts, max_length=encoder_length)
-    answers = [[*tokens, tokenizer.eos_id] for tokens in tokenizer.encode_batch(list(targets))]
+    whole = encode_texts(tokenizer, texts, parse_sentinels=parse_sentinels)
+    encoded = [cut(row, max_length=encoder_length, eos_id=tokenizer.eos_id) for row in whole]
+    answers = encode_texts(tokenizer, targets, parse_sentinels=parse_sentinels)
     shapes = [
         (length_bucket(len(text), longest=encoder_length), length_bucket(len(answer)))
-        for text, answer in zip(encoded.tokens, answers, strict=True)
+        for text, answer in zip(encoded, answers, strict=True)
     ]
     rows = rows_in_batch(batch_size, len(texts))
     scores: dict[int, Score] = {}
     for (encoder_bucket, decoder_bucket), places in grouped_by_shape(shapes, batch_size=rows):
-        text_rows = [encoded.tokens[place] for place in places]
-        tokens, segment_ids = padded(text_rows, (rows, encoder_bucket))
+        tokens, segment_ids = padded([encoded[place] for place in places], (rows, encoder_bucket))
         target_tokens, target_mask = padded(
             [answers[place] for place in places], (rows, decoder_bucket)
         )
@@ -76,7 +79,7 @@ def score(
             scores[place] = Score(
                 logprob=float(of_target.sum(dtype=np.float64)),
                 token_logprobs=of_target.tolist(),
-                truncated=encoded.truncated[place],
+                truncated=len(whole[place]) > encoder_length,
             )
         if progress is not None:
             progress(len(scores))

@@ -1,0 +1,248 @@
+import dataclasses
+from functools import cache
+
+import jax
+import numpy as np
+import pytest
+from character_model import CONFIG, CharacterTokenizer, random_texts
+from jax.sharding import AxisType
+from reference import CONFIGS, fixed_parameters, transformers_model
+
+from instructrec_jax.decoding import beam
+from instructrec_jax.decoding.beam import BeamSettings, beam_search
+from instructrec_jax.decoding.generate import generate, generate_several
+from instructrec_jax.errors import ConfigError
+from instructrec_jax.model.lora import LoraConfig, merge_adapters
+from instructrec_jax.model.t5 import init_parameters
+from instructrec_jax.training.sharding import named, parameter_specs
+
+EOS = 7
+NEW_TOKENS = 10
+# A prompt of one token, a full row, and a row of padding alone, whose answers do not count.
+LENGTHS = (24, 17, 1, 9, 20, 0)
+PROMPTS = len(LENGTHS) - 1
+TOKENIZER = CharacterTokenizer(eos_id=EOS)
+
+
+def with_frequent_eos(params):
+    """`params` with a flatter distribution of tokens, in which eos is likelier than others."""
+    kernel = params["lm_head"]["kernel"] * np.float32(0.3)
+    kernel[:, EOS] *= np.float32(2.5)
+    return {**params, "lm_head": {"kernel": kernel}}
+
+
+def prompts():
+    random = np.random.RandomState(3)
+    tokens, segment_ids = np.zeros((2, len(LENGTHS), 24), np.int32)
+    for row, length in enumerate(LENGTHS):
+        tokens[row, :length] = random.randint(2, 128, length)
+        segment_ids[row, :length] = 1
+    return tokens, segment_ids
+
+
+@cache
+def models():
+    pytest.importorskip("torch")
+    config = CONFIGS["v1_1"]
+    params = with_frequent_eos(fixed_parameters(config))
+    return config, params, transformers_model(config, params)
+
+
+def expected_beams(model, settings, *, max_new_tokens, min_new_tokens, vocabulary_size):
+    """Tokens and sequence scores of transformers' beam search, the best first."""
+    import torch
+
+    tokens, segment_ids = (torch.from_numpy(a[:PROMPTS].astype(np.int64)) for a in prompts())
+    with torch.no_grad():
+        found = model.generate(
+            input_ids=tokens,
+            attention_mask=segment_ids,
+            num_beams=settings.num_beams,
+            num_return_sequences=settings.num_beams,
+            length_penalty=settings.length_penalty,
+            early_stopping=settings.early_stopping,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            suppress_tokens=list(range(vocabulary_size, 128)) or None,
+            eos_token_id=EOS,
+            do_sample=False,
+            use_cache=False,  # transformers' cannot be deeper than the encoder
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    answers = []
+    for row in found.sequences[:, 1:].tolist():
+        answers.append(row[: row.index(EOS) + 1] if EOS in row else row)
+    return answers, found.sequences_scores.numpy()
+
+
+def assert_equal_to_transformers(
+    settings, *, max_new_tokens=NEW_TOKENS, min_new_tokens=0, vocabulary_size=128
+):
+    """Compares all beams, and returns transformers' answers."""
+    config, params, model = models()
+    limits = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "vocabulary_size": vocabulary_size,
+    }
+    answers, beam_scores = expected_beams(model, settings, **limits)
+    found = beam_search(params, *prompts(), config=config, settings=settings, eos_id=EOS, **limits)
+    found = jax.tree.map(np.asarray, found)
+    ours = [
+        found.tokens[row, rank, : found.lengths[row, rank]].tolist()
+        for row in range(PROMPTS)
+        for rank in range(settings.num_beams)
+    ]
+    assert ours == answers
+    np.testing.assert_allclose(found.beam_scores[:PROMPTS].ravel(), beam_scores, rtol=2e-5)
+    lengths = found.lengths[:PROMPTS]
+    np.testing.assert_allclose(
+        found.scores[:PROMPTS],
+        found.beam_scores[:PROMPTS] * lengths**settings.length_penalty,
+        rtol=1e-5,
+    )
+    assert not found.lengths[PROMPTS].any()
+    return answers
+
+
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 2.0, -1.0])
+@pytest.mark.parametrize("num_beams", [2, 4])
+def test_beam_search_equals_transformers(num_beams, length_penalty, early_stopping):
+    settings = BeamSettings(num_beams, length_penalty, early_stopping)
+    answers = assert_equal_to_transformers(settings)
+    with_eos = [EOS in answer for answer in answers]
+    # Small penalties prefer answers that end early, large ones those that fill the limit.
+    assert any(with_eos) and (length_penalty < 0.6 or not all(with_eos))
+
+
+@pytest.mark.parametrize("min_new_tokens", [1, 4, NEW_TOKENS])
+def test_a_least_number_of_tokens_equals_transformers(min_new_tokens):
+    settings = BeamSettings(4, length_penalty=0.0)
+    answers = assert_equal_to_transformers(settings, min_new_tokens=min_new_tokens)
+    assert all(len(answer) > min_new_tokens for answer in answers if EOS in answer)
+
+
+def test_nearly_as_many_beams_as_tokens_equals_transformers():
+    # Fewer tokens than candidates: at first most beams have nothing to continue.
+    answers = assert_equal_to_transformers(BeamSettings(4), vocabulary_size=EOS + 1)
+    assert max(token for answer in answers for token in answer) == EOS
+
+
+def test_one_new_token_equals_transformers():
+    assert_equal_to_transformers(BeamSettings(4), max_new_tokens=1)
+
+
+def test_settings_compile_nothing_but_a_number_of_beams():
+    config, params = CONFIGS["v1_1"], with_frequent_eos(fixed_parameters(CONFIGS["v1_1"]))
+
+    def search(settings):
+        limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": 0, "vocabulary_size": 128}
+        beam_search(params, *prompts(), config=config, settings=settings, eos_id=EOS, **limits)
+        return beam._beam_search._cache_size()
+
+    compiled = search(BeamSettings(2))
+    assert search(BeamSettings(2, 0.5, "never", 2)) == search(BeamSettings(2, 0.0, True))
+    assert search(BeamSettings(2)) == compiled
+
+
+@pytest.fixture(scope="module")
+def ending_params(params):
+    return with_frequent_eos(params)
+
+
+def several(params, texts, *, config=CONFIG, batch_size=4, **options):
+    return generate_several(
+        params,
+        config,
+        TOKENIZER,
+        texts,
+        max_new_tokens=NEW_TOKENS,
+        batch_size=batch_size,
+        encoder_length=32,
+        **{"beams": BeamSettings(3, num_outputs=2), **options},
+    )
+
+
+def assert_same(ours, theirs):
+    def facts(answers):
+        return [[(g.output_tokens, g.stop_reason) for g in outputs] for outputs in answers]
+
+    assert facts(ours) == facts(theirs)
+    scores = [
+        [[g.beam_score for g in outputs] for outputs in answers] for answers in (ours, theirs)
+    ]
+    np.testing.assert_allclose(*scores, rtol=1e-4)
+
+
+def test_batch_size_and_order_change_nothing(ending_params):
+    texts = [*random_texts(6, longest=15), "x" * 20, *random_texts(2, longest=15, seed=2)]
+    expected = several(ending_params, texts)
+    assert {g.stop_reason for outputs in expected for g in outputs} == {"eos", "length"}
+    order = np.random.RandomState(1).permutation(len(texts))
+    shuffled = several(ending_params, [texts[place] for place in order])
+    assert_same([shuffled[place] for place in np.argsort(order)], expected)
+    assert_same(several(ending_params, texts[:2], batch_size=1), expected[:2])
+
+
+def test_sharded_parameters_give_the_same_answers(ending_params):
+    texts = random_texts(5, longest=15)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        sharded = jax.device_put(ending_params, named(mesh, parameter_specs(ending_params)))
+        assert_same(several(sharded, texts), several(ending_params, texts))
+
+
+def test_one_beam_is_greedy_search_with_a_beam_score(ending_params):
+    texts = random_texts(4, longest=15)
+    greedy = several(ending_params, texts, beams=None)
+    one = several(ending_params, texts, beams=BeamSettings(1, length_penalty=2.0))
+    for (expected,), (found,) in zip(greedy, one, strict=True):
+        assert expected.beam_score is None
+        assert found.beam_score == pytest.approx(found.score / len(found.output_tokens) ** 2)
+        assert dataclasses.replace(found, beam_score=None) == expected
+
+
+def test_generate_gives_the_best(ending_params):
+    texts = random_texts(4, longest=15)
+    best = generate(
+        ending_params,
+        CONFIG,
+        TOKENIZER,
+        texts,
+        max_new_tokens=NEW_TOKENS,
+        batch_size=4,
+        encoder_length=32,
+        beams=BeamSettings(3),
+    )
+    assert best == [outputs[0] for outputs in several(ending_params, texts)]
+
+
+def test_adapters_count_as_merged(ending_params):
+    config = dataclasses.replace(CONFIG, lora=LoraConfig(rank=2, alpha=4.0, targets=r".*/value"))
+    random = np.random.RandomState(0)
+    adapted = jax.tree.map(
+        lambda leaf: random.normal(0.0, 0.3, leaf.shape).astype(np.float32),
+        jax.eval_shape(lambda: init_parameters(config, jax.random.key(0))),
+    )
+    adapted = {**adapted, "lm_head": ending_params["lm_head"]}
+    texts = random_texts(4, longest=15)
+    merged = merge_adapters(adapted, config.lora)
+    assert_same(several(adapted, texts, config=config), several(merged, texts))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (BeamSettings(0), "num_outputs must be from 1 to num_beams"),
+        (BeamSettings(2, num_outputs=3), r"num_outputs must be from 1 to num_beams \(2\), not 3"),
+        (BeamSettings(128), "num_beams must be less than the 128 tokens"),
+        (BeamSettings(2, length_penalty=100.0), "length_penalty 100.0 is out of range"),
+        (BeamSettings(2, length_penalty=-100.0), "length_penalty -100.0 is out of range"),
+        (BeamSettings(2, length_penalty=float("nan")), "length_penalty nan is out of range"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        settings.check(max_new_tokens=NEW_TOKENS, vocabulary_size=128)
