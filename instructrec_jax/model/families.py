@@ -77,13 +77,10 @@ def _model(
     )
 
 
-# T5 1.0 (Raffel et al. 2020): the head is the embedding, its input scaled.
-_T5_1_0: dict[str, Any] = {
-    "gated_feed_forward": False,
-    "activation": "relu",
-    "tied_embeddings": True,
-    "scale_decoder_output": True,
-}
+# The head is the embedding, its input scaled.
+_TIED: dict[str, Any] = {"tied_embeddings": True, "scale_decoder_output": True}
+_T5_1_0: dict[str, Any] = {"gated_feed_forward": False, "activation": "relu", **_TIED}
+_UL2: dict[str, Any] = {"head_size": 256, "activation": "silu", **_TIED}
 _PER_LAYER_BIAS: dict[str, Any] = {"shared_relative_bias": False}
 
 # Columns: vocabulary, layers, d_model, heads, d_ff.
@@ -126,9 +123,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "byt5_large": _model(BYTES, (36, 12), 1536, 16, 3840),
     "byt5_xl": _model(BYTES, (36, 12), 2560, 32, 6720),
     "byt5_xxl": _model(BYTES, (36, 12), 4672, 64, 12352),
-    # UL2: arXiv 2205.05131; Flan-UL2 is the same model trained further.
-    "ul2": _model(ENGLISH, 32, 4096, 16, 16384, head_size=256, activation="silu"),
-    "flan_ul2": _model(ENGLISH, 32, 4096, 16, 16384, head_size=256, activation="silu"),
+    # UL2: arXiv 2205.05131. Flan-UL2 is the same model trained further.
+    "ul2": _model(ENGLISH, 32, 4096, 16, 16384, **_UL2),
+    "flan_ul2": _model(ENGLISH, 32, 4096, 16, 16384, **_UL2),
     # umT5: arXiv 2304.09151. Every layer has a relative bias of its own.
     "umt5_small": _model(UMT5, 8, 512, 6, 1024, **_PER_LAYER_BIAS),
     "umt5_base": _model(UMT5, 12, 768, 12, 2048, **_PER_LAYER_BIAS),
