@@ -3,6 +3,7 @@ import io
 import json
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -18,6 +19,7 @@ from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.model.config import T5Config, padded_vocabulary_size
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training.checkpoint import save_model
+from instructrec_jax.training.model_folder import load_model
 
 LINES = [
     b"What is the time?\n",
@@ -99,13 +101,13 @@ def run_main(checkpoint, **values):
 
 
 def echo(params, config, tokenizer, texts, **options):
-    """In place of `generate`, where the model does not matter."""
+    """In place of `generate_several`, where the model does not matter."""
     options["progress"](len(texts))
-    return [Generation(text, [len(text)], -1.0, "eos", len(text) > 99) for text in texts]
+    return [[Generation(text, [len(text)], -1.0, "eos", len(text) > 99)] for text in texts]
 
 
 def test_file_to_file(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "generate", echo)
+    monkeypatch.setattr(decode, "generate_several", echo)
     source, target = tmp_path / "lines.gz", tmp_path / "new" / "answers.jsonl"
     source.write_bytes(gzip.compress(b"".join(LINES)))
     run_main(checkpoint, input=str(source), output=str(target))
@@ -116,44 +118,131 @@ def test_file_to_file(checkpoint, tmp_path, monkeypatch):
     assert "最后".encode() in target.read_bytes()
 
 
-@pytest.mark.parametrize("window", [1, 2, 3, 100])
-def test_windows_keep_the_order_and_count_everything(monkeypatch, window):
-    monkeypatch.setattr(decode, "generate", echo)
-    monkeypatch.setattr(decode, "WINDOW_LINES", window)
-    model = SimpleNamespace(params={}, config=None, tokenizer=None, encoder_length=1, folder="")
-    output, told = io.BytesIO(), []
-    monkeypatch.setattr(decode, "_SECONDS_BETWEEN_PROGRESS", 0.0)
+def decode_lines(model, lines=LINES, *, progress=lambda text: None):
+    output = io.BytesIO()
     summary = decode.decode(
-        read_prompts(LINES), model, output, max_new_tokens=6, batch_size=4, progress=told.append
+        read_prompts(lines, vocabulary_size=128),
+        partial(decode.generated, model, beams=None),
+        output,
+        progress=progress,
     )
-    answers = [json.loads(line) for line in output.getvalue().splitlines()]
+    return summary, [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+@pytest.fixture
+def no_model():
+    return SimpleNamespace(params={}, config=None, tokenizer=None, folder="run")
+
+
+@pytest.mark.parametrize("window", [1, 2, 3, 100])
+def test_windows_keep_the_order_and_count_everything(monkeypatch, no_model, window):
+    monkeypatch.setattr(decode, "generate_several", echo)
+    monkeypatch.setattr(decode, "WINDOW_LINES", window)
+    monkeypatch.setattr(decode, "_SECONDS_BETWEEN_PROGRESS", 0.0)
+    told = []
+    summary, answers = decode_lines(no_model, progress=told.append)
     assert [answer["id"] for answer in answers] == ["1", "second", "3", "fourth", "5", 6, "7"]
-    assert summary == decode.Summary(answered=4, broken=3, truncated=1, new_tokens=4)
+    assert summary == decode.Summary(answered=4, broken=3, truncated=1, tokens=4)
     assert len(told) == -(-len(LINES) // window)
 
 
-def test_a_model_without_finite_probabilities_is_an_error(monkeypatch):
-    monkeypatch.setattr(
-        decode, "generate", lambda *_, **__: [Generation("", [0], float("nan"), "length")]
-    )
-    model = SimpleNamespace(params={}, config=None, tokenizer=None, encoder_length=1, folder="run")
-    with pytest.raises(CheckpointError, match="not finite"):
-        decode.decode(
-            read_prompts(LINES[:1]),
-            model,
-            io.BytesIO(),
-            max_new_tokens=6,
-            batch_size=4,
-            progress=lambda text: None,
-        )
+def test_a_model_without_finite_probabilities_is_an_error(monkeypatch, no_model):
+    broken = Generation("", [0], float("nan"), "length")
+    monkeypatch.setattr(decode, "generate_several", lambda *_, **__: [[broken]])
+    with pytest.raises(CheckpointError, match="run: the model's probabilities are not finite"):
+        decode_lines(no_model, LINES[:1])
 
 
 def test_prompt(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "generate", echo)
+    monkeypatch.setattr(decode, "generate_several", echo)
     target = tmp_path / "answer.jsonl"
     run_main(checkpoint, prompt="What is the time?", output=str(target))
     (answer,) = map(json.loads, target.read_bytes().splitlines())
     assert (answer["id"], answer["output"]) == ("prompt", "What is the time?")
+
+
+@pytest.fixture
+def answers_to(checkpoint, tmp_path):
+    """Runs the binary on some records, and gives what it has written of them."""
+
+    def run_on(*records, **values):
+        source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        source.write_text("".join(json.dumps(record) + "\n" for record in records))
+        run_main(checkpoint, input=str(source), output=str(target), **values)
+        return [json.loads(line) for line in target.read_bytes().splitlines()]
+
+    return run_on
+
+
+def test_beam_search_gives_several_outputs(answers_to):
+    beam = {"search": "beam", "num_beams": 3, "length_penalty": 2.0, "early_stopping": "never"}
+    records = [{"instruction": "line 3"}, {"instruction": "many words " * 40}]
+    several = answers_to(*records, **beam, num_outputs=2)
+    assert [record.keys() for record in several] == [
+        {"id", "outputs"},
+        {"id", "outputs", "truncated"},
+    ]
+    for record in several:
+        best, second = record["outputs"]
+        assert best["output_tokens"] != second["output_tokens"]
+        assert best["beam_score"] >= second["beam_score"]
+        for output in record["outputs"]:
+            length = len(output["output_tokens"])
+            assert output["beam_score"] == pytest.approx(output["score"] / length**2, abs=1e-5)
+    alone = answers_to(*records, **beam)
+    assert [record["output_tokens"] for record in alone] == [
+        record["outputs"][0]["output_tokens"] for record in several
+    ]
+    assert list(alone[0]) == [
+        *("id", "output", "output_tokens", "score", "stop_reason", "beam_score")
+    ]
+
+
+def test_scores_of_targets(answers_to):
+    prompt = {"instruction": "line 3"}
+    (answer,) = answers_to(prompt)
+    records = [
+        {**prompt, "target_tokens": answer["output_tokens"]},
+        {**prompt, "target": "count 9"},
+        {"id": "alpaca", **prompt, "input": "", "output": "count 9"},
+        {"id": "none", **prompt},
+    ]
+    *scored, without = answers_to(*records, mode="score")
+    assert [list(record) for record in scored] == [["id", "logprob", "token_logprobs"]] * 3
+    assert scored[0]["logprob"] == pytest.approx(answer["score"], abs=1e-4)
+    assert len(scored[0]["token_logprobs"]) == len(answer["output_tokens"])
+    assert scored[2] == {**scored[1], "id": "alpaca"}
+    assert sum(scored[1]["token_logprobs"]) == pytest.approx(scored[1]["logprob"], abs=1e-4)
+    assert without == {"id": "none", "error": "line 4: no field 'target'"}
+
+
+def test_token_ids_and_sentinels(checkpoint, answers_to):
+    tokenizer = load_model(checkpoint).tokenizer
+    text = "line <extra_id_0> 3"
+    plain, parsed = (
+        [*tokenizer.encode_batch([text], parse_sentinels=parse)[0], tokenizer.eos_id]
+        for parse in (False, True)
+    )
+    assert plain != parsed
+    records = [{"instruction": text}, {"input_tokens": plain}, {"input_tokens": parsed}]
+    records = [{**record, "target": "<extra_id_0> 4"} for record in records]
+
+    def logprobs(**values):
+        return [r["logprob"] for r in answers_to(*records, mode="score", **values)]
+
+    as_text, of_plain, of_parsed = logprobs()
+    assert as_text == of_plain != of_parsed
+    as_text, of_plain, of_parsed = logprobs(parse_sentinels=True)
+    assert as_text == of_parsed != of_plain
+
+
+def test_limits_of_tokens(answers_to):
+    prompt = {"input_tokens": [5] * 40}
+    (cut,) = answers_to(prompt, max_new_tokens=3)
+    assert cut["truncated"] and len(cut["output_tokens"]) <= 3
+    (longer,) = answers_to(prompt, max_input_tokens=40, max_new_tokens=9, min_new_tokens=9)
+    assert "truncated" not in longer
+    assert len(longer["output_tokens"]) == 9 and longer["stop_reason"] == "length"
 
 
 def test_empty_input_gives_empty_output(checkpoint, tmp_path):
@@ -171,6 +260,20 @@ def test_empty_input_gives_empty_output(checkpoint, tmp_path):
         ({"prompt": " "}, ConfigError, "--prompt is empty"),
         ({"prompt": "a", "batch_size": 0}, ConfigError, "--batch_size must be at least 1, not 0"),
         ({"prompt": "a", "max_new_tokens": -1}, ConfigError, "--max_new_tokens must be"),
+        ({"prompt": "a", "min_new_tokens": -1}, ConfigError, "--min_new_tokens must be at least 0"),
+        ({"prompt": "a", "max_input_tokens": 0}, ConfigError, "--max_input_tokens must be"),
+        ({"prompt": "a", "search": "beam", "num_beams": 0}, ConfigError, "--num_beams must be"),
+        ({"prompt": "a", "num_beams": 2}, ConfigError, "--num_beams=2 needs --search=beam"),
+        ({"prompt": "a", "length_penalty": 0.0}, ConfigError, "--length_penalty=0.0 needs"),
+        ({"prompt": "a", "early_stopping": "true"}, ConfigError, "--early_stopping=true needs"),
+        ({"prompt": "a", "num_outputs": 2}, ConfigError, "--num_outputs=2 needs --search=beam"),
+        (
+            {"prompt": "a", "search": "beam", "num_outputs": 5},
+            ConfigError,
+            "--num_outputs=5 is more than --num_beams=4",
+        ),
+        ({"prompt": "a", "mode": "score"}, ConfigError, "--mode=score reads"),
+        ({"input": "a", "mode": "score", "search": "beam"}, ConfigError, "--search has no meaning"),
         ({"prompt": "a", "checkpoint": "missing"}, CheckpointError, "missing"),
         ({"input": "missing.jsonl"}, DataError, "input file missing.jsonl does not exist"),
         ({"input": "."}, DataError, "input . cannot be read"),
@@ -180,6 +283,19 @@ def test_user_errors(tmp_path, monkeypatch, values, error, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
         run_main(**{"checkpoint": "unused", **values})
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"min_new_tokens": 7}, "--min_new_tokens=7 is more than --max_new_tokens=6"),
+        ({"search": "beam", "num_beams": 10**6}, "num_beams must be less than"),
+        ({"search": "beam", "length_penalty": 1e9}, "length_penalty 1000000000.0 is out of range"),
+    ],
+)
+def test_flags_that_the_model_refuses(checkpoint, values, message):
+    with pytest.raises(ConfigError, match=message):
+        run_main(checkpoint, prompt="Hello", **values)
 
 
 def test_output_that_would_overwrite_the_input(checkpoint, tmp_path):

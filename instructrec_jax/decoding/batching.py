@@ -43,8 +43,7 @@ def encode_texts(
 ) -> list[list[int]]:
     """Token ids and eos of each text; token ids in place of a text are taken as they are."""
     only_texts = [text for text in texts if isinstance(text, str)]
-    options = {"parse_sentinels": True} if parse_sentinels else {}
-    encoded = iter(tokenizer.encode_batch(only_texts, **options))
+    encoded = iter(tokenizer.encode_batch(only_texts, parse_sentinels=parse_sentinels))
     return [
         [*next(encoded), tokenizer.eos_id] if isinstance(text, str) else list(text)
         for text in texts

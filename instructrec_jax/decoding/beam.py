@@ -35,6 +35,7 @@ class BeamSettings:
     - "never": nor at the length limit, which matters where a `length_penalty` above 0 divides
       longer answers' sums by more.
     All of them end at the length limit, where the best answers under way count as ended.
+    ConfigError: more outputs than beams.
     """
 
     num_beams: int
@@ -42,13 +43,15 @@ class BeamSettings:
     early_stopping: bool | Literal["never"] = False
     num_outputs: int = 1  # best answers to return, num_beams at most
 
-    def check(self, *, max_new_tokens: int, vocabulary_size: int) -> None:
-        """ConfigError where a search for so many tokens of so many kinds cannot be."""
+    def __post_init__(self) -> None:
         if not 1 <= self.num_outputs <= self.num_beams:
             raise ConfigError(
                 f"num_outputs must be from 1 to num_beams ({self.num_beams}), "
                 f"not {self.num_outputs}"
             )
+
+    def check(self, *, max_new_tokens: int, vocabulary_size: int) -> None:
+        """ConfigError where no such search for so many tokens of so many kinds can be."""
         if self.num_beams >= vocabulary_size:
             raise ConfigError(
                 f"num_beams must be less than the {vocabulary_size} tokens of the vocabulary, "
@@ -94,8 +97,8 @@ class _Search:
 
 def beam_search(
     params: Any,
-    tokens: Array,
-    segment_ids: Array,
+    tokens: Array | np.ndarray,
+    segment_ids: Array | np.ndarray,
     *,
     config: T5Config,
     settings: BeamSettings,
@@ -134,8 +137,8 @@ def beam_search(
 @partial(jax.jit, static_argnames=("config", "num_beams", "max_new_tokens"))
 def _beam_search(
     params: Any,
-    tokens: Array,
-    segment_ids: Array,
+    tokens: Array | np.ndarray,
+    segment_ids: Array | np.ndarray,
     *,
     config: T5Config,
     num_beams: int,

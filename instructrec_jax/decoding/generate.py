@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +165,7 @@ def _search(
             ),
         )
     search = greedy_search(params, tokens, segment_ids, max_new_tokens=max_new_tokens, **options)
-    output_tokens, lengths, scores = (np.asarray(array)[:, None] for array in search)
+    output_tokens, lengths, scores = (cast(Any, np.asarray(array)[:, None]) for array in search)
     divisors = np.ones(max_new_tokens) if beams is None else beams.length_divisors(max_new_tokens)
     return Beams(output_tokens, lengths, scores, scores / divisors[lengths - 1])
 

@@ -9,14 +9,19 @@ from instructrec_jax.instructions.example import encoder_text
 # Which fields hold the instruction and its input: our format and Alpaca's, Dolly's, and
 # prompt/completion. The first line whose instruction field is there counts.
 _FIELDS = (("instruction", "input"), ("instruction", "context"), ("prompt", None))
+# Which field holds the target, in the same formats. The first that is there counts.
+_TARGET_FIELDS = ("target", "output", "response", "completion")
+
+Tokens = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Something to answer."""
+    """Something to answer, or whose target is to be scored."""
 
     id: str | int
-    text: str  # what the encoder reads
+    text: str | Tokens  # what the encoder reads: a text, or these token ids and no others
+    target: str | Tokens = ""
 
 
 @dataclass(frozen=True)
@@ -27,29 +32,43 @@ class BrokenLine:
     error: str
 
 
-def read_prompts(lines: Iterable[bytes]) -> Iterator[Prompt | BrokenLine]:
+def read_prompts(
+    lines: Iterable[bytes], *, vocabulary_size: int, with_targets: bool = False
+) -> Iterator[Prompt | BrokenLine]:
     """One record for each line, in order, at constant memory.
 
-    A line that begins with "{" is a JSON object with `instruction`, optionally `input` and `id`
-    (other fields, such as a target, are left alone); any other line is the instruction itself.
-    Without an id the record gets the number of its line, from 1. UTF-8, with or without a byte
-    order mark; lines end with \\n or \\r\\n.
+    A line that begins with "{" is a JSON object with `instruction`, optionally `input` and `id`;
+    any other line is the instruction itself. `input_tokens`, a list of token ids below
+    `vocabulary_size`, counts before the instruction: the encoder reads these ids and no others, so
+    that they end with eos where the model expects one. `with_targets`, the object also holds
+    `target_tokens` or else `target` (`output`, `response`, `completion`); the ids are the whole
+    target, eos included where it belongs to it. Other fields are left alone. Without an id the
+    record gets the number of its line, from 1. UTF-8, with or without a byte order mark; lines end
+    with \\n or \\r\\n.
     """
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-        yield _read_line(line.removesuffix(b"\n").removesuffix(b"\r"), number)
+        yield _read_line(
+            line.removesuffix(b"\n").removesuffix(b"\r"), number, vocabulary_size, with_targets
+        )
 
 
-def _read_line(line: bytes, number: int) -> Prompt | BrokenLine:
+def _read_line(
+    line: bytes, number: int, vocabulary_size: int, with_targets: bool
+) -> Prompt | BrokenLine:
     record_id: str | int = str(number)
     try:
         text = line.decode("utf-8")
         if not text.lstrip().startswith("{"):
-            return Prompt(record_id, _checked(text, "line"))
+            _checked(text, "line")
+            if with_targets:
+                raise ValueError("plain text has no target; write a JSON object")
+            return Prompt(record_id, text)
         record = json.loads(text)
         record_id = _id_of(record, number)
-        return Prompt(record_id, _text_of(record))
+        target = _target_of(record, vocabulary_size) if with_targets else ""
+        return Prompt(record_id, _input_of(record, vocabulary_size), target)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -70,6 +89,40 @@ def _id_of(record: dict[str, object], number: int) -> str | int:
     if isinstance(record_id, str):
         _encodable(record_id, "id")
     return record_id
+
+
+def _input_of(record: dict[str, object], vocabulary_size: int) -> str | Tokens:
+    if record.get("input_tokens") is not None:
+        return _token_ids(record["input_tokens"], "input_tokens", vocabulary_size)
+    return _text_of(record)
+
+
+def _target_of(record: dict[str, object], vocabulary_size: int) -> str | Tokens:
+    if record.get("target_tokens") is not None:
+        return _token_ids(record["target_tokens"], "target_tokens", vocabulary_size)
+    for name in _TARGET_FIELDS:
+        if name in record:
+            target = record[name]
+            if not isinstance(target, str):
+                raise ValueError(f"{name} is {_kind(target)}, not a string")
+            _encodable(target, name)
+            return target
+    raise ValueError(f"no field {_TARGET_FIELDS[0]!r}")
+
+
+def _token_ids(value: object, name: str, vocabulary_size: int) -> Tokens:
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {_kind(value)}, not a list of token ids")
+    if not value:
+        raise ValueError(f"{name} is empty")
+    for token in value:
+        if type(token) is not int:
+            raise ValueError(f"{name} holds {_kind(token)}, not only whole numbers")
+        if not 0 <= token < vocabulary_size:
+            raise ValueError(
+                f"{name} holds {token}, and the model's token ids are 0 to {vocabulary_size - 1}"
+            )
+    return tuple(value)
 
 
 def _text_of(record: dict[str, object]) -> str:

@@ -25,7 +25,11 @@ class CharacterTokenizer:
         self.eos_id = eos_id
         self.vocabulary_size = vocabulary_size
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    def encode_batch(
+        self, texts: Sequence[str], *, parse_sentinels: bool = False
+    ) -> list[list[int]]:
+        if parse_sentinels:
+            texts = [text.replace("<extra_id_0>", chr(127)) for text in texts]
         return [[ord(character) for character in text] for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -235,14 +235,19 @@ def test_adapters_count_as_merged(ending_params):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (BeamSettings(0), "num_outputs must be from 1 to num_beams"),
-        (BeamSettings(2, num_outputs=3), r"num_outputs must be from 1 to num_beams \(2\), not 3"),
         (BeamSettings(128), "num_beams must be less than the 128 tokens"),
         (BeamSettings(2, length_penalty=100.0), "length_penalty 100.0 is out of range"),
         (BeamSettings(2, length_penalty=-100.0), "length_penalty -100.0 is out of range"),
         (BeamSettings(2, length_penalty=float("nan")), "length_penalty nan is out of range"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_searches_that_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         settings.check(max_new_tokens=NEW_TOKENS, vocabulary_size=128)
+
+
+@pytest.mark.parametrize(("num_beams", "num_outputs"), [(0, 1), (2, 3), (2, 0)])
+def test_outputs_beyond_the_beams(num_beams, num_outputs):
+    message = rf"from 1 to num_beams \({num_beams}\), not {num_outputs}"
+    with pytest.raises(ConfigError, match=message):
+        BeamSettings(num_beams, num_outputs=num_outputs)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from instructrec_jax.decoding.prompts import BrokenLine, Prompt, read_prompts
 
 
-def read(*lines):
-    return list(read_prompts(lines))
+def read(*lines, **options):
+    return list(read_prompts(lines, vocabulary_size=128, **options))
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,9 @@ def read(*lines):
         (b'{"instruction": "Do it.", "target": 3, "options": 4}', Prompt("1", "Do it.")),
         (b'{"instruction": "Why?", "context": "x", "response": "y"}', Prompt("1", "Why?\n\nx")),
         (b'{"prompt": "Go on", "completion": "."}', Prompt("1", "Go on")),
+        (b'{"id": "a", "input_tokens": [5, 0, 127]}', Prompt("a", (5, 0, 127))),
+        (b'{"instruction": "Do it.", "input_tokens": [5, 1]}', Prompt("1", (5, 1))),
+        (b'{"instruction": "Do it.", "input_tokens": null}', Prompt("1", "Do it.")),
     ],
 )
 def test_good_line(line, prompt):
@@ -53,6 +56,12 @@ def test_good_line(line, prompt):
         (b'{"id": "\\ud83d", "instruction": "x"}', "1", "id holds half of a surrogate pair"),
         (b'{"instruction": "a \\ud83d b"}', "1", "half of a surrogate pair at character 3"),
         (b'{"instruction": "a", "input": "\\udc00"}', "1", "input holds half of a surrogate"),
+        (b'{"input_tokens": "5 1"}', "1", "input_tokens is a string, not a list of token ids"),
+        (b'{"input_tokens": []}', "1", "input_tokens is empty"),
+        (b'{"input_tokens": [5, true]}', "1", "input_tokens holds a boolean, not only whole"),
+        (b'{"input_tokens": [5, 1.0]}', "1", "input_tokens holds a number, not only whole"),
+        (b'{"input_tokens": [5, -1]}', "1", "input_tokens holds -1, and the model's token ids are"),
+        (b'{"input_tokens": [128]}', "1", "input_tokens holds 128, and the model's token ids are"),
         (b"caf\xe9\n", "1", "not UTF-8 at byte 4"),
         (b"{" * 20 + b'"a":' + b"[" * 200_000, "1", "JSON"),
         (b'{"a":' * 200_000, "1", "JSON nested too deeply"),
@@ -63,6 +72,39 @@ def test_broken_line(line, record_id, reason):
     assert isinstance(record, BrokenLine)
     assert record.id == record_id
     assert record.error.startswith("line 1: ") and reason in record.error
+
+
+@pytest.mark.parametrize(
+    ("fields", "target"),
+    [
+        ('"target": "yes"', "yes"),
+        ('"target": ""', ""),
+        ('"output": "yes"', "yes"),
+        ('"response": "yes"', "yes"),
+        ('"completion": "yes"', "yes"),
+        ('"target": "yes", "target_tokens": [7, 1]', (7, 1)),
+    ],
+)
+def test_target(fields, target):
+    line = f'{{"prompt": "Do it.", {fields}}}'.encode()
+    assert read(line, with_targets=True) == [Prompt("1", "Do it.", target)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"plain", "plain text has no target; write a JSON object"),
+        (b'{"instruction": "a"}', "no field 'target'"),
+        (b'{"instruction": "a", "target": 3}', "target is a number, not a string"),
+        (b'{"instruction": "a", "target": "\\udc00"}', "target holds half of a surrogate"),
+        (b'{"instruction": "a", "target_tokens": []}', "target_tokens is empty"),
+        (b'{"instruction": "a", "target_tokens": [999]}', "target_tokens holds 999, and"),
+        (b'{"target": "b"}', "no field 'instruction'"),
+    ],
+)
+def test_line_without_a_target_to_score(line, reason):
+    (record,) = read(line, with_targets=True)
+    assert record.error.startswith(f"line 1: {reason}")
 
 
 def test_a_broken_line_does_not_end_the_reading_and_names_its_place():
@@ -84,7 +126,10 @@ _json_value = st.recursive(
     st.lists(
         st.binary(max_size=30)
         | st.fixed_dictionaries(
-            {}, optional=dict.fromkeys(("id", "instruction", "input", "prompt"), _json_value)
+            {},
+            optional=dict.fromkeys(
+                ("id", "instruction", "input", "prompt", "input_tokens"), _json_value
+            ),
         ).map(lambda record: json.dumps(record).encode()),
         max_size=5,
     )
@@ -95,4 +140,4 @@ def test_every_line_gives_one_record_that_json_can_hold(lines):
     for record in records:
         assert json.dumps({"id": record.id}).encode()
         if isinstance(record, Prompt):
-            assert record.text.encode()
+            assert not isinstance(record.text, str) or record.text.encode()
