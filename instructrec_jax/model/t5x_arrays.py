@@ -152,6 +152,19 @@ class T5XArrays:
         return store
 
 
+def is_t5x_folder(folder: Path) -> bool:
+    """Whether `T5XArrays` is what could read it; damaged ones are, and are refused there."""
+    if not folder.is_dir():
+        return False
+    found = [path for path in folder.iterdir() if _STEP_FOLDER.fullmatch(path.name)]
+    return any(
+        path.name == TREE_FILE or _TARGET_FOLDER.fullmatch(path.name)
+        for place in (folder, *found)
+        if place.is_dir()
+        for path in place.iterdir()
+    )
+
+
 def _newest(folder: Path) -> Path:
     """The folder itself, or the last of the checkpoints in it."""
     if not folder.is_dir():

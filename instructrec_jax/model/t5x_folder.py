@@ -33,8 +33,8 @@ class T5XFolder:
       config: of the model.
       dtypes: the stored type of each parameter by path, "encoder/final_norm/scale": float32,
         float16 or bfloat16.
-      plan: one line an array: its name, its shape and the parameter that it becomes; then what was
-        left out and what was assumed.
+      plan: one line an array: its name, shape, type and the parameter that it becomes; then what
+        was left out and what was assumed.
       description: what was found, for a person.
     """
 
@@ -219,10 +219,10 @@ class T5XFolder:
         for path, entry in self._table.items():
             for number, name in enumerate(entry.names):
                 layer = f"[{number}]" if entry.stacked and not entry.scanned else ""
-                shape = list(self._arrays.shapes[name])
+                kind = f"{list(self._arrays.shapes[name])} {self._arrays.dtypes[name].name}"
                 notes = ", layers first" if entry.scanned else ""
                 notes += ", transposed" if entry.axes == "HB" else ""
-                lines.append(f"{self._arrays.label(name)} {shape} -> {path}{layer}{notes}")
+                lines.append(f"{self._arrays.label(name)} {kind} -> {path}{layer}{notes}")
         if self._ones:
             lines.append(f"ones [{self.config.d_model}] -> decoder/final_norm/scale")
         if self._arrays.ignored:

@@ -13,6 +13,7 @@ from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.families import ARCHITECTURES, ENGLISH, Architecture
 from instructrec_jax.model.t5 import T5
+from instructrec_jax.model.t5x_arrays import is_t5x_folder
 from instructrec_jax.model.t5x_folder import T5XFolder
 
 # Odd head counts; no two sizes are alike but for the layers'.
@@ -181,6 +182,9 @@ def test_every_parameter_comes_back(variant, tmp_path):
     assert source.config.to_dict() == expected
     assert_holds(source, params, dtype)
     assert sum(" -> " in line for line in source.plan) == len(arrays)
+    shape, kind = list(arrays["token_embedder/embedding"].shape), dtype.name
+    first = f"target.token_embedder.embedding {shape} {kind} -> token_embedder/embedding"
+    assert source.plan[0] == first
     assert ("left out: 2 arrays of the optimizer's state" in source.plan) == (
         container.get("tree", "") is not None
     )
@@ -376,6 +380,16 @@ def test_damaged_chunk_is_named_when_it_is_read(change, published, tmp_path):
     with pytest.raises(CheckpointError, match=f"array {QUERY_FOLDER} is damaged: ") as caught:
         source.read("decoder/layers/self_attention/query/kernel")
     assert "\n" not in str(caught.value)
+
+
+def test_folders_are_told_apart(published, tmp_path):
+    step = published[1] / "checkpoint_1000"
+    assert is_t5x_folder(published[1]) and is_t5x_folder(step)
+    shutil.copytree(step, tmp_path / "folders", ignore=shutil.ignore_patterns("checkpoint"))
+    assert is_t5x_folder(tmp_path / "folders")
+    (tmp_path / "checkpoints" / "1000").mkdir(parents=True)
+    (tmp_path / "config.json").touch()
+    assert not is_t5x_folder(tmp_path) and not is_t5x_folder(tmp_path / "config.json")
 
 
 def test_folder_that_is_none(tmp_path):
