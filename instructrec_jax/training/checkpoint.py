@@ -2,13 +2,13 @@
 
 A model folder (`checkpoints/STEP/`, or a folder of `save_model`) describes itself:
 
-    parameters/   the parameter tree; float32, or in a params-only folder the types it came in
+    parameters/   the parameter tree, each leaf of a type of its own; of LoRA the adapters alone
     tokenizer/    the tokenizer's model, as bytes
     metadata/     JSON: format version, step, model config, tokenizer, data plan, fingerprints
     optimizer/    optimizer state and counters; absent in a params-only folder
 
-All calls of Orbax are here; model_folder.py reads models of any format. This module imports neither
-TensorFlow nor optax, so that decoding can read a model alone.
+All calls of Orbax are here and in streamed_arrays.py; model_folder.py reads models of any format.
+This module imports neither TensorFlow nor optax, so that decoding can read a model alone.
 """
 
 import json
@@ -22,10 +22,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from instructrec_jax.data.tokenizer import Tokenizer, tokenizer_from_bytes
-from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.errors import CheckpointError, ConfigError, UserError
 from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.new_folder import new_folder
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.sharding import path_name
+from instructrec_jax.training.streamed_arrays import StreamedArray, save_streamed
 
 FORMAT_VERSION = 1
 METADATA_FILE = Path("metadata") / "metadata"
@@ -58,9 +60,15 @@ def _metadata(
     decoder_length: int,
     fingerprints: Mapping[str, Mapping[str, int]],
     identity: Mapping[str, Any],
-    stored_types: Mapping[str, str],
+    parameters: Any,
     foreign_config: Mapping[str, Any],
+    base: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    stored_types = {
+        path_name(path): leaf.dtype.name
+        for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
+        if leaf.dtype != np.float32
+    }
     return {
         "format_version": FORMAT_VERSION,
         "step": step,
@@ -74,8 +82,9 @@ def _metadata(
         "decoder_length": decoder_length,
         "fingerprints": {name: dict(sums) for name, sums in fingerprints.items()},
         "identity": dict(identity),
-        "stored_types": dict(stored_types),
+        "stored_types": stored_types,
         "foreign_config": dict(foreign_config),
+        "base": base,
     }
 
 
@@ -120,12 +129,13 @@ class RunCheckpoints:
         decoder_length: int,
         identity: Mapping[str, Any],
         foreign_config: Mapping[str, Any],
+        base: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts writing a checkpoint; returns when the arrays may be overwritten.
 
         Args:
           step: optimizer steps taken.
-          parameters: parameter tree.
+          parameters: parameter tree, or its adapters where there is a base.
           optimizer: optimizer state and counters.
           config: the model's.
           tokenizer: the one that the data was made with.
@@ -133,6 +143,7 @@ class RunCheckpoints:
           decoder_length: row length in tokens.
           identity: the position in the data, and what must be the same when the run goes on.
           foreign_config: see `save_model`.
+          base: the model that the parameters adapt, of `model_folder.base_record`, or None.
 
         Raises:
           CheckpointError: the disk is full or the folder cannot be written.
@@ -149,8 +160,9 @@ class RunCheckpoints:
             decoder_length=decoder_length,
             fingerprints=fingerprints,
             identity=identity,
-            stored_types={},
+            parameters=parameters,
             foreign_config=foreign_config,
+            base=base,
         )
         items = ocp.args.Composite(
             parameters=ocp.args.PyTreeSave(parameters),
@@ -291,24 +303,49 @@ def restore_item(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
       DamagedCheckpointError: the files are not those that were written.
       CheckpointError: they cannot be read, or hold another tree.
     """
-    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            restored = checkpointer.restore(
-                folder.absolute(),
-                args=ocp.args.PyTreeRestore(item=target, restore_args=restore_args),
-            )
-    except Exception as error:
-        # Orbax and TensorStore raise many types, all with long explanations.
-        damaged = any(words in str(error) for words in _DAMAGE)
-        kind = DamagedCheckpointError if damaged else CheckpointError
-        raise kind(f"{folder} cannot be read: {first_line(error)}") from error
+    restored = _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
     found = fingerprint(restored)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or found.keys() != dict(expected).keys():
         name = (wrong or ["tree"])[0]
         raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
     return restored
+
+
+def restore_array(folder: Path, name: str, expected: int) -> np.ndarray:
+    """One array of an item on the host, in the type in which it is stored.
+
+    Args:
+      folder: the item's, such as `checkpoints/STEP/parameters`.
+      name: its path, such as "encoder/final_norm/scale".
+      expected: its fingerprint.
+
+    Raises:
+      DamagedCheckpointError: the files are not those that were written.
+      CheckpointError: they cannot be read, or have no such array.
+    """
+    item: Any = 0
+    restore_args: Any = ocp.RestoreArgs(restore_type=np.ndarray)
+    for part in reversed(name.split("/")):
+        item, restore_args = {part: item}, {part: restore_args}
+    restored = _restore(folder, item, restore_args, partial_restore=True)
+    if fingerprint(restored) != {name: expected}:
+        raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
+    return jax.tree.leaves(restored)[0]
+
+
+def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: bool = False) -> Any:
+    arguments = ocp.args.PyTreeRestore(
+        item=item, restore_args=restore_args, partial_restore=partial_restore
+    )
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            return checkpointer.restore(folder.absolute(), args=arguments)
+    except Exception as error:
+        # Orbax and TensorStore raise many types, all with long explanations.
+        damaged = any(words in str(error) for words in _DAMAGE)
+        kind = DamagedCheckpointError if damaged else CheckpointError
+        raise kind(f"{folder} cannot be read: {first_line(error)}") from error
 
 
 def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -356,7 +393,8 @@ def save_model(
 
     Args:
       folder: where to.
-      params: parameter tree, of float32, float16 or bfloat16 arrays.
+      params: parameter tree, of float32, float16 or bfloat16 arrays, or of StreamedArrays, of which
+        one at a time is in memory.
       config: the model's.
       tokenizer: its tokenizer.
       encoder_length: longest input in tokens.
@@ -364,30 +402,42 @@ def save_model(
       step: optimizer steps that made it.
       foreign_config: fields of the config.json that the model came with which its config does not
         hold; they go back into the config.json of an export.
+
+    Raises:
+      CheckpointError: the folder cannot be written, or the disk has too little room.
     """
-    stored_types = {
-        path_name(path): leaf.dtype.name
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if leaf.dtype != np.float32
-    }
-    metadata = _metadata(
-        step=step,
-        config=config,
-        tokenizer=tokenizer,
-        encoder_length=encoder_length,
-        decoder_length=decoder_length,
-        fingerprints={"parameters": fingerprint(params)},
-        identity={},
-        stored_types=stored_types,
-        foreign_config=foreign_config or {},
-    )
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-        checkpointer.save(
-            folder.absolute(),
-            args=ocp.args.Composite(
-                parameters=ocp.args.PyTreeSave(params),
-                tokenizer=ocp.args.PyTreeSave(_tokenizer_item(tokenizer)),
-                metadata=ocp.args.JsonSave(metadata),
-            ),
-            force=True,
-        )
+    sums: dict[str, int] = {}
+
+    def streamed(path: tuple[Any, ...], leaf: Any) -> StreamedArray:
+        def read() -> np.ndarray:
+            array = leaf.read() if isinstance(leaf, StreamedArray) else np.asarray(leaf)
+            sums.update(fingerprint({path_name(path): array}))
+            return array
+
+        return StreamedArray(leaf.shape, np.dtype(leaf.dtype), read)
+
+    tree = jax.tree_util.tree_map_with_path(streamed, params)
+    size_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+    with new_folder(folder, size_bytes=size_bytes) as unfinished:
+        try:
+            save_streamed(unfinished / "parameters", tree)
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                checkpointer.save(unfinished / "tokenizer", _tokenizer_item(tokenizer))
+            metadata = _metadata(
+                step=step,
+                config=config,
+                tokenizer=tokenizer,
+                encoder_length=encoder_length,
+                decoder_length=decoder_length,
+                fingerprints={"parameters": sums},
+                identity={},
+                parameters=tree,
+                foreign_config=foreign_config or {},
+                base=None,
+            )
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+                checkpointer.save(unfinished / METADATA_FILE.parent, ocp.args.JsonSave(metadata))
+        except UserError:
+            raise
+        except Exception as error:
+            raise CheckpointError(f"{folder} cannot be written: {first_line(error)}") from error
