@@ -21,7 +21,8 @@ from instructrec_jax.model.config import T5Config, t5_config
 from instructrec_jax.model.t5x_arrays import T5XArrays
 from instructrec_jax.model.t5x_names import EMBEDDING, HEAD, Entry, Stack, entries, find_stack
 
-# Of these the decoder's last norm has no scale, which is a scale of ones.
+# Of these the decoder's last norm is reported to have no scale, which is a scale of ones: the plan
+# says so.
 _UNSCALED_DECODERS = ("ul2", "flan_ul2")
 _DECODER_NORM = "decoder/decoder_norm/scale"
 

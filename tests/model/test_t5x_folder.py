@@ -408,7 +408,7 @@ def test_named_architecture_decides_what_shapes_do_not_show(published, monkeypat
     assert (config.activation, config.relative_attention_max_distance) == ("silu", 50)
     assert config.vocabulary_size == 40 and not config.scale_decoder_output
 
-    # As UL2 was published: the decoder's last norm has no scale. For any other that is damage.
+    # As reported of UL2: the decoder's last norm has no scale. For any other that is damage.
     arrays = {name: array for name, array in arrays.items() if "decoder_norm" not in name}
     source = T5XFolder(write_checkpoint(tmp_path / "checkpoint_1", arrays), architecture="ul2")
     np.testing.assert_array_equal(source.read("decoder/final_norm/scale"), np.ones(24, np.float32))
