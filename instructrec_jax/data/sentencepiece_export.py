@@ -18,6 +18,15 @@ from instructrec_jax.data.tokenizer_interface import EOS_ID, PAD_ID, UNK_ID
 MODEL_FILE = "spiece.model"
 JSON_FILE = "tokenizer.json"
 _SPACE_SYMBOL = "\u2581"
+# A byte piece stands for a byte that nothing else covers, whatever its score; in a text its name is
+# spelt by other pieces, which always score better than this.
+_NEVER = -1000.0
+_WORDS = {
+    "type": "Metaspace",
+    "replacement": _SPACE_SYMBOL,
+    "prepend_scheme": "never",
+    "split": True,
+}
 
 
 def hugging_face_files(
@@ -58,7 +67,11 @@ def _tokenizer_json(
     """The model in the format of the `tokenizers` package."""
     pieces = processor.piece_size()
     vocabulary: list[tuple[str, float]] = [
-        (processor.id_to_piece(token), processor.get_score(token)) for token in range(pieces)
+        (
+            processor.id_to_piece(token),
+            _NEVER if processor.is_byte(token) else processor.get_score(token),
+        )
+        for token in range(pieces)
     ]
     vocabulary += [(f"<extra_id_{number}>", 0.0) for number in range(added - 1, -1, -1)]
     special = [PAD_ID, EOS_ID, UNK_ID, *range(pieces, len(vocabulary))]
@@ -77,20 +90,15 @@ def _tokenizer_json(
         "padding": None,
         "added_tokens": [_added_token(token, vocabulary[token][0]) for token in special],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(found)},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _pre_tokenizers(found)},
+        # Pieces of words end where words do; others may hold spaces.
+        "pre_tokenizer": _WORDS if found.collapses_spaces else None,
         "post_processor": {
             "type": "TemplateProcessing",
             "single": with_eos,
             "pair": [*with_eos, *second],
             "special_tokens": {eos: {"id": eos, "ids": [EOS_ID], "tokens": [eos]}},
         },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "ByteFallback"},
-                _metaspace(found),
-            ],
-        },
+        "decoder": {"type": "Sequence", "decoders": _decoders(found)},
         "model": {
             "type": "Unigram",
             "unk_id": UNK_ID,
@@ -120,32 +128,19 @@ def _normalizers(found: Conventions) -> list[dict[str, Any]]:
     if found.collapses_spaces:
         steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
         steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
+    if found.adds_space:
+        steps.append({"type": "Prepend", "prepend": _SPACE_SYMBOL})
+    steps.append({"type": "Replace", "pattern": {"String": " "}, "content": _SPACE_SYMBOL})
     return steps
 
 
-def _pre_tokenizers(found: Conventions) -> list[dict[str, Any]]:
-    steps = [_metaspace(found)]
-    if found.byte_fallback:
-        # A byte piece stands for its byte alone; its name in a text is not it.
-        steps.append(
-            {
-                "type": "Split",
-                "pattern": {"Regex": "<(?=0x[0-9A-F]{2}>)"},
-                "behavior": "Isolated",
-                "invert": False,
-            }
-        )
+def _decoders(found: Conventions) -> list[dict[str, Any]]:
+    # Bytes come after spaces, for they may spell the space symbol.
+    steps: list[dict[str, Any]] = [
+        {"type": "Replace", "pattern": {"String": _SPACE_SYMBOL}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+    ]
+    if found.adds_space:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return steps
-
-
-def _metaspace(found: Conventions) -> dict[str, Any]:
-    if not found.adds_space:
-        scheme = "never"
-    else:
-        scheme = "always" if found.collapses_spaces else "first"
-    return {
-        "type": "Metaspace",
-        "replacement": _SPACE_SYMBOL,
-        "prepend_scheme": scheme,
-        "split": found.collapses_spaces,
-    }

@@ -58,7 +58,10 @@ class SentencePieceTokenizer:
             self.vocabulary_size = self.pieces + sentinels
             self.sentinel_ids = tuple(range(self.vocabulary_size - 1, self.pieces - 1, -1))
         self._has_own_sentinels = bool(own)
-        self._sentinel_numbers = {token: number for number, token in enumerate(self.sentinel_ids)}
+        self._sentinel_texts = {
+            token: _piece_text(processor, token) if own else f"<extra_id_{number}>"
+            for number, token in enumerate(self.sentinel_ids)
+        }
         counted = b"%d\n" % len(self.sentinel_ids)
         self.sha256 = hashlib.sha256(counted + self.model_bytes).hexdigest()
         self._unknown_text = processor.decode([UNK_ID])
@@ -90,39 +93,25 @@ class SentencePieceTokenizer:
         if self._keeps_text:
             for index, text in enumerate(texts):
                 if _SPACE_SYMBOL in text:
-                    ids[index] = self._encode_part(text, continued=False)
+                    ids[index] = self._encode_around_space_symbols(text)
         return ids
 
     def _encode_with_sentinels(self, text: str) -> list[int]:
         ids: list[int] = []
         for part in split_at_sentinels(text, len(self.sentinel_ids)):
-            if isinstance(part, int):
-                ids.append(self.sentinel_ids[part])
-            else:
-                ids += self._encode_part(part, continued=bool(ids))
+            ids += self.encode(part) if isinstance(part, str) else [self.sentinel_ids[part]]
         return ids
 
-    def _encode_part(self, text: str, *, continued: bool) -> list[int]:
-        """Ids of a part of a text, the first or a `continued` one.
-
-        A model that keeps every text has no leading space in a continued part, and spells U+2581 in
-        byte pieces.
-        """
-        if not self._keeps_text:
-            return self._processor.encode(text)
-        first, *rest = text.split(_SPACE_SYMBOL)
-        if continued:
-            ids = self._encode_continued(first)
-        else:
-            ids = self._processor.encode(first) if first else self._processor.encode("\n")[:-1]
-        for part in rest:
-            ids += self._space_symbol_ids + self._encode_continued(part)
-        return ids
-
-    def _encode_continued(self, text: str) -> list[int]:
-        # No piece spans a newline, so one before the text separates it from what stands before
+    def _encode_around_space_symbols(self, text: str) -> list[int]:
+        """Ids of a text that holds U+2581, which is spelt in byte pieces."""
+        # No piece spans a newline, so one before each part separates it from what stands before
         # without SentencePiece's leading space.
-        return self._processor.encode("\n" + text)[len(self._processor.encode("\n")) :]
+        before = len(self._processor.encode("\n"))
+        first, *rest = text.split(_SPACE_SYMBOL)
+        ids = self._processor.encode(first) if first else self._processor.encode("\n")[:-1]
+        for part in rest:
+            ids += self._space_symbol_ids + self._processor.encode("\n" + part)[before:]
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids; pad and eos have none, sentinels read <extra_id_N>.
@@ -132,19 +121,25 @@ class SentencePieceTokenizer:
         text = ""
         run: list[int] = []
         for token in map(int, ids):
-            if token in self._sentinel_numbers:
-                text += self._decode_run(run, leading=not text)
-                text += f"<extra_id_{self._sentinel_numbers[token]}>"
+            if token in self._sentinel_texts:
+                text += self._decode_run(run, after_sentinel=bool(text))
+                text += (
+                    self._sentinel_texts[token] if text else self._sentinel_texts[token].lstrip()
+                )
                 run = []
             elif token not in (PAD_ID, EOS_ID):
                 run.append(token if 0 <= token < self.pieces else UNK_ID)
-        return text + self._decode_run(run, leading=not text)
+        return text + self._decode_run(run, after_sentinel=bool(text))
 
-    def _decode_run(self, run: list[int], *, leading: bool) -> str:
-        """Text of ids that are all pieces; only at the start of a text is its first space cut."""
-        if leading or not run:
-            return self._processor.decode(run)
-        return self._processor.decode([UNK_ID, *run])[len(self._unknown_text) :]
+    def _decode_run(self, run: list[int], *, after_sentinel: bool) -> str:
+        """Text of ids that are all pieces.
+
+        SentencePiece cuts the space that it has put before a text. After a sentinel a model that
+        collapses spaces keeps it, because there it may have been one of the text.
+        """
+        if run and after_sentinel and not self._keeps_text:
+            return self._processor.decode([UNK_ID, *run])[len(self._unknown_text) :]
+        return self._processor.decode(run)
 
     def save(self, folder: Path) -> None:
         """Write the model and a small description of it into `folder`."""
@@ -196,3 +191,7 @@ def _own_sentinels(processor: sentencepiece.SentencePieceProcessor) -> tuple[int
             break
         ids.append(min(found))
     return tuple(ids)
+
+
+def _piece_text(processor: sentencepiece.SentencePieceProcessor, token: int) -> str:
+    return str(processor.id_to_piece(token)).replace(_SPACE_SYMBOL, " ")

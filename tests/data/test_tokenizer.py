@@ -90,8 +90,9 @@ def test_decode_skips_pad_and_eos_and_names_sentinels(tokenizer):
     first, second = tokenizer.sentinel_ids[:2]
     the, dog = tokenizer.encode("the"), tokenizer.encode(" dog")
     ids = [0, first, *the, second, *dog, 1, 0]
-    # Each run of pieces keeps the space before its first word, as in the middle of a text.
-    assert tokenizer.decode(ids) == "<extra_id_0> the<extra_id_1>  dog"
+    text = "<extra_id_0>the<extra_id_1> dog"
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.encode_batch([text], parse_sentinels=True) == [ids[1:-2]]
     assert tokenizer.decode([*the, 1, 0, 0]) == "the"
 
 
