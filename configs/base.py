@@ -28,6 +28,7 @@ def get_config() -> ConfigDict:
     config.model = _model()
     config.mesh = _mesh()
     config.optimizer = _optimizer()
+    config.lora = _lora()
     config.train = _train()
     config.checkpoint = _checkpoint()
     config.evaluate = _evaluate()
@@ -37,8 +38,16 @@ def get_config() -> ConfigDict:
 def _build() -> ConfigDict:
     """Raw data to instruction examples (the `build` binary)."""
     build = ConfigDict()
-    # Raw corpora to collect; see instructrec_jax/instructions/sources/__init__.py.
+    # Raw corpora to collect: built-in ones of instructrec_jax/instructions/sources/__init__.py, and
+    # those of `corpora` by name.
     build.sources = ("python_code", "python_topics", "locale_names", "package_metadata")
+    # Your own corpora, each {"name": ..., "reader": ..., "path": ..., "licence": ..., options}:
+    # "reader" is a key of READERS in the same file, which has the options, "path" a folder, file,
+    # glob or dataset name, "licence" an SPDX name such as "CC-BY-4.0" ("" = unknown, and said so).
+    # In place of both: build --corpus=READER:PATH[,name=...][,licence=...][,OPTION=...] ...
+    build.corpora = ()
+    # Documents of any other licence are refused and counted; () = every licence is taken.
+    build.allowed_licences = ()
     # Tasks to construct, out of instructrec_jax/instructions/tasks/__init__.py; () = every task of
     # these sources.
     build.tasks = ()
@@ -77,9 +86,9 @@ def _tokenizer() -> ConfigDict:
     tokenizer.path = ""
     # "sentencepiece", or "bytes" for ByT5's, which needs no training and no path.
     tokenizer.kind = "sentencepiece"
-    # Pieces and sentinels together.
+    # Pieces and sentinels together; bytes have a size of their own.
     tokenizer.vocabulary_size = 32_100
-    # T5's <extra_id_0> ... at the end of the vocabulary.
+    # T5's <extra_id_0> ... at the end of the vocabulary; ByT5 has 125.
     tokenizer.sentinels = 100
     return tokenizer
 
@@ -106,6 +115,8 @@ def _data() -> ConfigDict:
     data.validation_fraction = 0.02
     # Folder of the token cache; "" = inside the dataset folder, or the run folder for a file.
     data.cache = ""
+    # "<extra_id_0>" in a training text is the sentinel, as span corruption needs; else plain text.
+    data.parse_sentinels = False
     # Training goes on although dataset, batch size, seed or mixture differ from the checkpoint's.
     data.allow_data_change = False
     return data
@@ -119,6 +130,9 @@ def _model() -> ConfigDict:
     model.dropout_rate = 0.0
     # "bfloat16" or "float32"; parameters, softmax, norms and loss are always float32.
     model.activation_dtype = "bfloat16"
+    # Type in which parameters that are not trained are kept: "float32", or "bfloat16", which rounds
+    # them and takes half the memory.
+    model.frozen_dtype = "float32"
     # What the backward pass recomputes: a name in instructrec_jax/model/layers.py. "none" is
     # fastest, "full" takes the least memory.
     model.remat = "none"
@@ -156,7 +170,28 @@ def _optimizer() -> ConfigDict:
     optimizer.clip_norm = 0.0
     # Decoupled decay a step, times the learning rate; on kernels and embeddings, not on norms.
     optimizer.weight_decay = 0.0
+    # Parameters that stay as they are: regexes, each matched against whole paths as --dry_run shows
+    # them, ("encoder/.*", "token_embedder/embedding"). Layers are stacked, so that a parameter is
+    # frozen in all layers of a stack or in none.
+    optimizer.freeze = ()
     return optimizer
+
+
+def _lora() -> ConfigDict:
+    """Low-rank adapters (LoRA): everything but them is frozen, and checkpoints hold them alone."""
+    lora = ConfigDict()
+    # Rank of the adapters; 0 = no LoRA. It needs `init`, and the folder there for as long as the
+    # run is used. Adafactor's steps are relative to a parameter's size, and adapters begin at 0:
+    # take "adamw", as configs/lora.py does.
+    lora.rank = 0
+    # Their product is scaled by alpha / rank.
+    lora.alpha = 16.0
+    # Dropout of their input.
+    lora.dropout = 0.0
+    # Which projections have them: a regex, matched against whole paths such as
+    # "encoder/layers/self_attention/query". ".*_attention/(query|value)" is the paper's.
+    lora.targets = ".*"
+    return lora
 
 
 def _train() -> ConfigDict:

@@ -23,9 +23,23 @@ from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import RunCheckpoints
 from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
 from instructrec_jax.training.environment import environment_record, join_processes
+from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.loop import Loop, Run, identity, make_run, optimizer_item
-from instructrec_jax.training.model_folder import ModelFolder, open_model, read_parameters
+from instructrec_jax.training.loop import (
+    Loop,
+    Run,
+    identity,
+    make_run,
+    optimizer_item,
+    parameters_item,
+)
+from instructrec_jax.training.model_folder import (
+    ModelFolder,
+    base_record,
+    check_base,
+    open_model,
+    read_parameters,
+)
 from instructrec_jax.training.preparation import RunData, prepare_data
 from instructrec_jax.training.reporting import Clock, Reporter, write_json
 from instructrec_jax.training.run_folder import claimed_run_folder
@@ -106,14 +120,15 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
 
     # ---------------------------------------------------------------- state
     checkpoints = RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
-    state = _restored(parts, checkpoints, tell) or _new_state(parts, initial)
+    state = _restored(parts, checkpoints, initial, tell) or _new_state(parts, initial)
+    base = _base(parts, state, initial)
     first_step = int(state.step)
     if is_main:
         write_json(workdir / "config.json", config_record(config, origins))
         write_json(workdir / "environment.json", environment_record(mesh))
 
     # ---------------------------------------------------------------- steps
-    _take_steps(parts, checkpoints, state, clock, stop)
+    _take_steps(parts, checkpoints, state, base, clock, stop)
 
     # ---------------------------------------------------------------- report
     if is_main:
@@ -124,7 +139,12 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
 
 
 def _take_steps(
-    parts: Run, checkpoints: RunCheckpoints, state: TrainState, clock: Clock, stop: StopRequest
+    parts: Run,
+    checkpoints: RunCheckpoints,
+    state: TrainState,
+    base: dict[str, Any] | None,
+    clock: Clock,
+    stop: StopRequest,
 ) -> None:
     config, data, first_step = parts.config, parts.data, int(state.step)
     reporter = Reporter(
@@ -137,7 +157,9 @@ def _take_steps(
     if first_step == 0:
         dropped = data.training_cache.dropped
         reporter.record("packing", 0, epoch=0, **data.training.statistics(0), dropped=dropped)
-    loop = Loop(parts, checkpoints=checkpoints, reporter=reporter, clock=clock, stop=stop)
+    loop = Loop(
+        parts, checkpoints=checkpoints, reporter=reporter, clock=clock, stop=stop, base=base
+    )
     try:
         with jax.set_mesh(parts.mesh):
             loop.go(state)
@@ -160,13 +182,13 @@ def _model_config(config: ConfigDict, data: RunData, initial: ModelFolder | None
     asked = model_config(config, vocabulary_size=initial.config.vocabulary_size)
     computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
     model = dataclasses.replace(initial.config, **computed)
-    differing = _differences(model.to_dict(), asked.to_dict())
+    differing = _differences(model.to_dict(), dataclasses.replace(asked, lora=None).to_dict())
     if differing:
         raise ConfigError(
             f"model.name={config.model.name} is not the model of {config.init}: "
             + ", ".join(f"{key} {theirs} there, {ours} here" for key, theirs, ours in differing)
         )
-    return model
+    return dataclasses.replace(model, lora=asked.lora)
 
 
 def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -175,35 +197,54 @@ def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str,
 
 
 def _new_state(parts: Run, initial: ModelFolder | None) -> TrainState:
-    state = parts.new_state()
     if initial is None:
-        return state
-    parameters = read_parameters(initial, parts.shapes.parameters)
-    return dataclasses.replace(state, parameters=parameters)
+        return parts.new_state({})
+    target = parts.shapes.parameters if parts.model.lora is None else parts.shapes.frozen
+    return parts.new_state(read_parameters(initial, target))
+
+
+def _base(parts: Run, state: TrainState, initial: ModelFolder | None) -> dict[str, Any] | None:
+    """What checkpoints of adapters say of the model that they adapt."""
+    if parts.model.lora is None or initial is None:
+        return None
+    return base_record(initial, state.frozen, dtype=parts.freezing.dtype)
 
 
 def _restored(
-    parts: Run, checkpoints: RunCheckpoints, tell: Callable[[str], None]
+    parts: Run,
+    checkpoints: RunCheckpoints,
+    initial: ModelFolder | None,
+    tell: Callable[[str], None],
 ) -> TrainState | None:
     """The state of the newest good checkpoint, or None where there is none.
 
     Raises:
-      CheckpointError: another model or tokenizer made it, or none of them can be read.
-      ConfigError: the data is not the checkpoint's.
+      CheckpointError: another model or tokenizer made it, its adapters are of another base, or none
+        of them can be read.
+      ConfigError: the data, or what is trained, is not the checkpoint's.
     """
     newest = checkpoints.newest_metadata()
     if newest is None:
         return None
     _check_same_run(parts, newest)
-    target = {"parameters": parts.shapes.parameters, "optimizer": optimizer_item(parts.shapes)}
+    shapes, base = parts.shapes, {}
+    if parts.model.lora is not None and initial is not None:
+        base = read_parameters(initial, shapes.frozen)
+        check_base(newest["base"], base, given=f"init={parts.config.init}")
+    target = {
+        "parameters": parameters_item(shapes, parts.model),
+        "optimizer": optimizer_item(shapes),
+    }
     restored = checkpoints.restore_newest(target, warn=tell)
     if restored is None:
         return None
     step, arrays, _ = restored
     tell(f"going on from step {step}, {checkpoints.folder / str(step)}")
+    trained, frozen = split(joined(arrays["parameters"], base), parts.freezing)
     return TrainState(
-        step=jax.device_put(step, parts.shapes.step.sharding),
-        parameters=arrays["parameters"],
+        step=jax.device_put(step, shapes.step.sharding),
+        trained=trained,
+        frozen=frozen,
         **arrays["optimizer"],
     )
 
@@ -211,9 +252,11 @@ def _restored(
 def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
     config = parts.config
     # How a model is computed may change between two parts of a run; its shapes may not.
+    # Adapters are compared below, with all else that is trained.
+    left_out = (*COMPUTED_FIELDS, "lora")
     models = (T5Config.from_dict(metadata["model"]), parts.model)
     theirs, ours = (
-        {key: value for key, value in model.to_dict().items() if key not in COMPUTED_FIELDS}
+        {key: value for key, value in model.to_dict().items() if key not in left_out}
         for model in models
     )
     differing = _differences(theirs, ours)
@@ -227,14 +270,20 @@ def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
         )
     theirs = {key: value for key, value in metadata["identity"].items() if key != "position"}
     differing = _differences(theirs, identity(parts))
-    of_optimizer = any(key.startswith("optimizer.") for key, _, _ in differing)
-    if differing and (of_optimizer or not config.data.allow_data_change):
-        way_out = "" if of_optimizer else ", or --config.data.allow_data_change=true to go on"
+    of_data = {key for key, _, _ in differing} <= parts.data.identity(config).keys()
+    if differing and not (of_data and config.data.allow_data_change):
+        way_out = ", or --config.data.allow_data_change=true to go on" if of_data else ""
         raise ConfigError(
             f"this is not the run that {config.workdir} holds: "
-            + ", ".join(f"{key} was {there}, is {here}" for key, there, here in differing)
+            + ", ".join(
+                f"{key} was {_or_off(old)}, is {_or_off(new)}" for key, old, new in differing
+            )
             + f"; give another --workdir{way_out}"
         )
+
+
+def _word(value: Any) -> Any:
+    return "off" if value is None else value
 
 
 if __name__ == "__main__":

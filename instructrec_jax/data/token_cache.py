@@ -92,6 +92,7 @@ def open_token_cache(
     validation_fraction: float,
     seed: int,
     folder: Path,
+    parse_sentinels: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> TokenCache:
     """Open the token cache of a split, making it first if it is missing.
@@ -104,6 +105,7 @@ def open_token_cache(
             never the instruction or the target, and leaves out what does not fit even so; "error"
             raises. What is left out or cut is counted.
         validation_fraction, seed: of the division where the data name no splits.
+        parse_sentinels: whether "<extra_id_0>" in a text is the sentinel, not plain text.
         folder: where caches are kept; `progress` takes lines of text for a person.
 
     Raises:
@@ -117,7 +119,8 @@ def open_token_cache(
     before = _signature(files + prepared)
     divided = split if splits_named else f"{split} by question {validation_fraction} {seed}"
     settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
-    path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}")
+    sentinels = " with sentinels" if parse_sentinels else ""
+    path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}{sentinels}")
     if (cache := _load(path)) is not None:
         return cache
     name = f"the {split} split of {dataset}"
@@ -132,6 +135,7 @@ def open_token_cache(
             encoder_length=encoder_length,
             decoder_length=decoder_length,
             over_length=over_length,
+            parse_sentinels=parse_sentinels,
             name=name,
             folder=partial,
             progress=say,

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def write_token_cache(
     encoder_length: int,
     decoder_length: int,
     over_length: str,
+    parse_sentinels: bool,
     name: str,
     folder: Path,
     progress: Callable[[str], None],
@@ -46,7 +48,9 @@ def write_token_cache(
     Raises:
         DataError: no example is left, or one is over the limits under the policy "error".
     """
-    encode = _Encoder(tokenizer, encoder_length, decoder_length, over_length)
+    encode = _Encoder(
+        tokenizer, encoder_length, decoder_length, over_length, parse_sentinels=parse_sentinels
+    )
     token_dtype = np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.int32
     dtypes = [token_dtype, np.int64, token_dtype, np.int64, np.int32, np.uint8, np.int64]
     tasks: dict[str, int] = {}
@@ -106,9 +110,16 @@ class _Encoder:
     """Examples to token ids under a policy for those that are too long; counts what it did."""
 
     def __init__(
-        self, tokenizer: Tokenizer, encoder_length: int, decoder_length: int, over_length: str
+        self,
+        tokenizer: Tokenizer,
+        encoder_length: int,
+        decoder_length: int,
+        over_length: str,
+        *,
+        parse_sentinels: bool,
     ) -> None:
         self._tokenizer = tokenizer
+        self._encode = partial(tokenizer.encode_batch, parse_sentinels=parse_sentinels)
         self._encoder_length = encoder_length
         self._decoder_length = decoder_length
         self._over_length = over_length
@@ -121,8 +132,8 @@ class _Encoder:
     ) -> list[tuple[str, list[int], list[int], bytes]]:
         """Task, encoder ids, decoder ids and id of each example that stays."""
         texts = [encoder_text(example.instruction, example.input) for example in examples]
-        encoder = self._tokenizer.encode_batch(texts)
-        decoder = self._tokenizer.encode_batch([example.target for example in examples])
+        encoder = self._encode(texts)
+        decoder = self._encode([example.target for example in examples])
         rows = []
         for example, encoder_ids, decoder_ids in zip(examples, encoder, decoder, strict=True):
             encoder_ids.append(self._tokenizer.eos_id)
@@ -156,7 +167,7 @@ class _Encoder:
             self.dropped["encoder_over_length"] += 1
             return None
         # Of an input that is cut something must stay: here its place is taken by a newline.
-        prefix = self._tokenizer.encode(encoder_text(example.instruction, "\n"))
+        [prefix] = self._encode([encoder_text(example.instruction, "\n")])
         if not example.input or len(prefix) + 1 > self._encoder_length:
             self.dropped["instruction_over_length"] += 1
             return None

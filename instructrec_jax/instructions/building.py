@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer
+from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
 from instructrec_jax.data.tokenizer_training import MINIMUM_PIECES, train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
@@ -31,13 +31,15 @@ from instructrec_jax.instructions.example import SPLITS, TRAIN, InstructionExamp
 from instructrec_jax.instructions.ingredients import differences, recipe_record
 from instructrec_jax.instructions.reading import DATASET_FILE, read_dataset_info
 from instructrec_jax.instructions.recipe import Recipe
-from instructrec_jax.instructions.sources import SOURCES
+from instructrec_jax.instructions.sources import description_of, title_of
 from instructrec_jax.instructions.splitting import LeakAudit, audit
 from instructrec_jax.instructions.tasks import TASKS
 from instructrec_jax.instructions.workers import Workers
 from instructrec_jax.instructions.writing import write_examples, write_json, write_json_lines
 
 FORMAT_VERSION = 1
+# Kinds of tokenizers that are made where none is given: trained, or ByT5's.
+TOKENIZER_KINDS = ("sentencepiece", "bytes")
 # Held-out examples that the tokenizer is judged on.
 _TOKENIZER_SAMPLE = 500
 
@@ -49,6 +51,7 @@ class TokenizerRecipe:
     path: str
     vocabulary_size: int
     sentinels: int
+    kind: str = "sentencepiece"  # of a new one: one of TOKENIZER_KINDS
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,12 @@ def _checked(recipe: Recipe, tokenizer: TokenizerRecipe, processes: int) -> Toke
             problems.append(f"tokenizer.path: {error}")
     elif tokenizer.sentinels < 0:
         problems.append(f"tokenizer.sentinels: {tokenizer.sentinels} is below 0")
+    elif tokenizer.kind not in TOKENIZER_KINDS:
+        problems.append(
+            f"tokenizer.kind: {tokenizer.kind} is not one of {', '.join(TOKENIZER_KINDS)}"
+        )
+    elif tokenizer.kind == "bytes":
+        given = byte_tokenizer(tokenizer.sentinels)
     elif tokenizer.vocabulary_size < (least := MINIMUM_PIECES + tokenizer.sentinels):
         problems.append(
             f"tokenizer.vocabulary_size: {tokenizer.vocabulary_size} is below {least}, the bytes "
@@ -184,7 +193,14 @@ def _build(
         **_counts(assembly),
         "leak_audit": vars(leaks),
         "documents": sum(statistics.documents for statistics in sources.values()),
-        "sources": {source: statistics.to_record() for source, statistics in sources.items()},
+        "sources": {
+            source: {
+                "title": title_of(source, recipe),
+                "description": description_of(source, recipe),
+                **statistics.to_record(),
+            }
+            for source, statistics in sources.items()
+        },
         "tokenizer": judged,
         "files": files,
     }
@@ -207,7 +223,7 @@ def _collect(
     start = time.monotonic()
     units = units_in_order(source, recipe)
     drafts = 0
-    with _bar(SOURCES[source].title, total=len(units)) as advance:
+    with _bar(title_of(source, recipe), total=len(units)) as advance:
         for documents in workers.construct(source, units):
             for item in documents:
                 statistics.add(item)
@@ -308,7 +324,7 @@ def _counts(assembly: Assembly) -> dict[str, Any]:
         "tasks": {
             task: {
                 "target_source": TASKS[task].target_source,
-                "sources": list(TASKS[task].sources),
+                "kinds": list(TASKS[task].kinds),
                 "examples": by_task.get(task, {}),
                 "drafts": assembly.drafts[task],
                 "accepted": assembly.accepted[task],

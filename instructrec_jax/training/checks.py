@@ -12,9 +12,12 @@ from ml_collections import ConfigDict
 from instructrec_jax.data.mixture import MIXTURES
 from instructrec_jax.data.token_cache_writer import POLICIES
 from instructrec_jax.errors import ConfigError, nearest
-from instructrec_jax.model.config import T5Config, t5_config
+from instructrec_jax.instructions.building import TOKENIZER_KINDS
+from instructrec_jax.model.config import ACTIVATION_DTYPES, T5Config, t5_config
+from instructrec_jax.model.lora import LoraConfig
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding
+from instructrec_jax.training.freezing import Freezing, freezing_problems
 from instructrec_jax.training.loss import OBJECTIVES
 from instructrec_jax.training.optimizer import SCHEDULES, make_optimizer, make_schedule
 
@@ -44,6 +47,7 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("data.mixture_cap", 0),
     ("data.mixture_temperature", 1e-6),
     ("data.validation_fraction", 0),
+    ("lora.rank", 0),
     ("tokenizer.vocabulary_size", 1),
     ("tokenizer.sentinels", 0),
 )
@@ -73,7 +77,25 @@ def with_computed_fields(config: ConfigDict, model: T5Config) -> T5Config:
 def _computed_fields(config: ConfigDict) -> dict[str, Any]:
     model = config.model
     names = ("dropout_rate", "activation_dtype", "remat", "attention")
-    return {name: model[name] for name in names}
+    return {name: model[name] for name in names} | {"lora": _lora_config(config)}
+
+
+def _lora_config(config: ConfigDict) -> LoraConfig | None:
+    if not config.lora.rank:
+        return None
+    try:
+        return LoraConfig(**config.lora.to_dict())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def freezing_of(config: ConfigDict) -> Freezing:
+    """What a run does not train."""
+    return Freezing(
+        patterns=tuple(config.optimizer.freeze),
+        adapters_only=config.lora.rank > 0,
+        dtype=config.model.frozen_dtype,
+    )
 
 
 def optimizer_and_schedule(
@@ -116,6 +138,20 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     _choice(problems, "optimizer.schedule", config.optimizer.schedule, SCHEDULES)
     _choice(problems, "data.over_length", config.data.over_length, POLICIES)
     _choice(problems, "data.mixture", config.data.mixture, MIXTURES)
+    _choice(problems, "tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS)
+    _choice(problems, "model.frozen_dtype", config.model.frozen_dtype, ACTIVATION_DTYPES)
+    if config.tokenizer.path and config.tokenizer.kind != TOKENIZER_KINDS[0]:
+        problems.append(
+            f"tokenizer.kind={config.tokenizer.kind} needs no tokenizer.path; leave one of them"
+        )
+    if config.lora.rank > 0:
+        if not config.init:
+            problems.append("lora.rank needs a model to adapt: give --init=DIR")
+        if config.optimizer.freeze:
+            problems.append(
+                "optimizer.freeze and lora.rank exclude each other: with LoRA all but the adapters "
+                "is frozen; lora.targets chooses where they are"
+            )
     for key in ("train.label_smoothing", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
@@ -208,5 +244,6 @@ def check_model(config: ConfigDict, model: T5Config, *, device_count: int) -> No
         )
     parameters = jax.eval_shape(lambda: init_parameters(model, jax.random.key(0)))
     problems.extend(sharding.indivisible(parameters, sizes))
+    problems.extend(freezing_problems(freezing_of(config), parameters))
     if problems:
         raise ConfigError("\n  ".join(problems))

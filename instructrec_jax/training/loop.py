@@ -16,7 +16,8 @@ from instructrec_jax.errors import DivergedError, Preempted
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checkpoint import RunCheckpoints
-from instructrec_jax.training.checks import optimizer_and_schedule
+from instructrec_jax.training.checks import freezing_of, optimizer_and_schedule
+from instructrec_jax.training.freezing import Freezing
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.preparation import RunData
 from instructrec_jax.training.reporting import Clock, Reporter
@@ -45,7 +46,8 @@ class Run:
     data: RunData
     mesh: Mesh
     shapes: TrainState  # ShapeDtypeStructs with their shardings
-    new_state: Callable[[], TrainState]
+    freezing: Freezing
+    new_state: Callable[[Any], TrainState]  # from the parameters that are given, {} for none
     step: stages.Wrapped  # see `make_train_step`
     evaluate: Callable[[Any, dict[str, Array]], dict[str, Array]]
     foreign_config: Mapping[str, Any]  # see `checkpoint.save_model`
@@ -69,13 +71,17 @@ def make_run(
         loss_chunk=config.train.loss_chunk,
         seed=config.seed,
     )
-    shapes, shardings, new_state = _state_of(model, optimizer, seed=config.seed, mesh=mesh)
+    freezing = freezing_of(config)
+    shapes, shardings, new_state = _state_of(
+        model, optimizer, freezing=freezing, seed=config.seed, mesh=mesh
+    )
     return Run(
         config=config,
         model=model,
         data=data,
         mesh=mesh,
         shapes=shapes,
+        freezing=freezing,
         new_state=new_state,
         step=make_train_step(
             config=model,
@@ -93,21 +99,27 @@ def make_run(
 
 
 def _state_of(
-    model: T5Config, optimizer: optax.GradientTransformation, *, seed: int, mesh: Mesh
-) -> tuple[TrainState, TrainState, Callable[[], TrainState]]:
+    model: T5Config,
+    optimizer: optax.GradientTransformation,
+    *,
+    freezing: Freezing,
+    seed: int,
+    mesh: Mesh,
+) -> tuple[TrainState, TrainState, Callable[[Any], TrainState]]:
     """Shapes, shardings and a maker of the initial state, each parameter made where it lives."""
 
-    def make() -> TrainState:
-        return initial_state(model, optimizer, seed=seed)
+    def make(given: Any) -> TrainState:
+        return initial_state(model, optimizer, seed=seed, freezing=freezing, given=given)
 
-    shapes = jax.eval_shape(make)
+    shapes = jax.eval_shape(make, {})
     shardings = state_shardings(shapes, mesh)
     sharded_shapes = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         shapes,
         shardings,
     )
-    return sharded_shapes, shardings, jax.jit(make, out_shardings=shardings)
+    # Given parameters become those of the state, without a second copy.
+    return sharded_shapes, shardings, jax.jit(make, out_shardings=shardings, donate_argnums=0)
 
 
 class Loop:
@@ -121,9 +133,11 @@ class Loop:
         reporter: Reporter,
         clock: Clock,
         stop: StopRequest,
+        base: Mapping[str, Any] | None,
     ) -> None:
-        """Keeps what the loop writes to."""
+        """Keeps what the loop writes to, and what checkpoints say of the base of adapters."""
         self._run = run
+        self._base = base
         self._checkpoints = checkpoints
         self._reporter = reporter
         self._clock = clock
@@ -269,7 +283,7 @@ class Loop:
         with self._clock.measure("save"):
             self._checkpoints.save(
                 step,
-                parameters=state.parameters,
+                parameters=parameters_item(state, self._run.model),
                 optimizer=optimizer_item(state),
                 config=self._run.model,
                 tokenizer=self._run.data.tokenizer,
@@ -277,20 +291,34 @@ class Loop:
                 decoder_length=config.data.decoder_length,
                 identity={"position": step, **identity(self._run)},
                 foreign_config=self._run.foreign_config,
+                base=self._base,
             )
         self._reporter.record("time", step, seconds=self._clock.split())
 
 
 def identity(run: Run) -> dict[str, Any]:
-    """What must be the same for a run to go on: its batches, and the tree of optimizer states."""
-    optimizer = run.config.optimizer
+    """What must be the same for a run to go on: its batches, what it trains, its optimizer states.
+
+    None stands for what is off.
+    """
+    optimizer, lora, freezing = run.config.optimizer, run.model.lora, run.freezing
     return {
         **run.data.identity(run.config),
         "optimizer.name": optimizer.name,
         "optimizer.options": optimizer.options.to_dict(),
         "optimizer.clip_norm": "on" if optimizer.clip_norm else "off",
         "optimizer.weight_decay": "on" if optimizer.weight_decay else "off",
+        "optimizer.freeze": list(freezing.patterns) or None,
+        "model.frozen_dtype": freezing.dtype if run.shapes.frozen else None,
+        "lora.rank": lora.rank if lora else None,
+        "lora.alpha": lora.alpha if lora else None,
+        "lora.targets": lora.targets if lora else None,
     }
+
+
+def parameters_item(state: TrainState, model: T5Config) -> Any:
+    """What the `parameters/` part of a checkpoint holds: of LoRA the adapters alone."""
+    return state.parameters if model.lora is None else state.trained
 
 
 def optimizer_item(state: TrainState) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.training.sharding import path_name
 
 SCHEDULES = ("constant", "linear", "cosine", "rsqrt")
-# Decay moves a matrix, not a scale or a position bias.
-_DECAYED = ("kernel", "token_embedder/embedding")
+# Decay moves a matrix, not a scale or a position bias. Adapters are matrices too, and Hu et al.
+# (2021) train them with decay, which draws the model back to its base.
+_DECAYED = ("kernel", "token_embedder/embedding", "lora_a", "lora_b")
 
 
 def make_schedule(
@@ -100,10 +101,17 @@ def make_optimizer(
 
 def each_layer(transformation: optax.GradientTransformation) -> optax.GradientTransformation:
     """Maps a transformation over the stacked layer axis of the encoder and of the decoder."""
-    mapped = optax.GradientTransformation(
-        jax.vmap(transformation.init),
-        lambda updates, state, params=None: jax.vmap(transformation.update)(updates, state, params),
-    )
+
+    def mapped_init(params: Any) -> Any:
+        # A stack of which nothing is trained has no axis to map over.
+        init = jax.vmap(transformation.init) if jax.tree.leaves(params) else transformation.init
+        return init(params)
+
+    def mapped_update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        update = transformation.update
+        return (jax.vmap(update) if jax.tree.leaves(updates) else update)(updates, state, params)
+
+    mapped = optax.GradientTransformation(mapped_init, mapped_update)
 
     def group(path: tuple[Any, ...], _: Any) -> str:
         name = path_name(path)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
-from instructrec_jax.data.tokenizer import Tokenizer, load_tokenizer
+from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
 from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.building import build_from_config
@@ -153,12 +153,19 @@ def _main_process_first(name: str) -> Iterator[None]:
 def _prepare_tokenizer(
     config: ConfigDict, dataset: Path, initial: Tokenizer | None, say: Callable[[str], None]
 ) -> Tokenizer:
-    """The initial model's, the config's, the dataset's, the run's, or a new one, in that order."""
+    """The initial model's, the config's, the dataset's, the run's, or a new one, in that order.
+
+    A config that names another kind than the usual one goes before the dataset.
+    """
     if initial is not None:
         return initial
     if config.tokenizer.path:
         return load_tokenizer(Path(config.tokenizer.path))
     own = Path(config.workdir) / "tokenizer"
+    if config.tokenizer.kind == "bytes":
+        tokenizer: Tokenizer = byte_tokenizer(config.tokenizer.sentinels)
+        tokenizer.save(own)
+        return tokenizer
     for folder in (dataset / "tokenizer", own):
         if folder.is_dir():
             return load_tokenizer(folder)
@@ -204,6 +211,7 @@ def _open_cache(
         encoder_length=config.data.encoder_length,
         decoder_length=config.data.decoder_length,
         over_length=config.data.over_length,
+        parse_sentinels=config.data.parse_sentinels,
         validation_fraction=config.data.validation_fraction,
         seed=config.seed,
         folder=folder,

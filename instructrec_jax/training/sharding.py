@@ -22,11 +22,17 @@ BATCH_AXES = ("data", "fsdp")
 # First match wins; a parameter that no line matches is an error.
 RULES: tuple[tuple[str, P], ...] = (
     (r"token_embedder/embedding", P("tensor", "fsdp")),
+    (r".*/layers/relative_bias/embedding", P(None, None, "tensor")),
     (r".*/relative_bias/embedding", P(None, "tensor")),
     (r".*_attention/(query|key|value)/kernel", P(None, "fsdp", "tensor")),
     (r".*_attention/out/kernel", P(None, "tensor", "fsdp")),
     (r".*/feed_forward/(gate|up)/kernel", P(None, "fsdp", "tensor")),
     (r".*/feed_forward/down/kernel", P(None, "tensor", "fsdp")),
+    # Adapters follow their kernel's axes; their rank is too small to be split.
+    (r".*/(query|key|value|gate|up)/lora_a", P(None, "fsdp", None)),
+    (r".*/(query|key|value|gate|up)/lora_b", P(None, None, "tensor")),
+    (r".*/(out|down)/lora_a", P(None, "tensor", None)),
+    (r".*/(out|down)/lora_b", P(None, None, "fsdp")),
     (r".*norm/scale", P()),
     (r"lm_head/kernel", P("fsdp", "tensor")),
 )

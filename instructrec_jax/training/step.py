@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.t5 import T5, init_parameters
 from instructrec_jax.training import sharding
+from instructrec_jax.training.freezing import Freezing, joined, split
 from instructrec_jax.training.loss import normaliser, summed_nll
 
 Batch = Mapping[str, Array]
@@ -27,8 +28,14 @@ class TrainState:
 
     step: Any  # int32 scalar: optimizer steps taken = global batches consumed
     nonfinite_in_a_row: Any  # int32 scalar
-    parameters: Any
-    optimizer_state: Any
+    trained: Any  # parameters; nested dict
+    frozen: Any  # the other parameters; nested dict, {} where all are trained
+    optimizer_state: Any  # of the trained parameters
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The whole model's."""
+        return joined(self.trained, self.frozen)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,28 +51,43 @@ class StepSettings:
 
 
 def initial_state(
-    config: T5Config, optimizer: optax.GradientTransformation, *, seed: int
+    config: T5Config,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    freezing: Freezing | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> TrainState:
-    """Step 0, with parameters drawn from the seed; call it under jit or eval_shape."""
-    parameters = init_parameters(config, jax.random.key(seed))
+    """Step 0; call it under jit or eval_shape.
+
+    Args:
+      config: the model's.
+      optimizer: of the trained parameters.
+      seed: parameters that are not given are drawn from it.
+      freezing: what is not trained; None = nothing.
+      given: parameters to start from, a nested dict of some or all of them.
+    """
+    drawn = init_parameters(config, jax.random.key(seed))
+    trained, frozen = split(joined(drawn, given or {}), freezing or Freezing())
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         nonfinite_in_a_row=jnp.zeros((), jnp.int32),
-        parameters=parameters,
-        optimizer_state=optimizer.init(parameters),
+        trained=trained,
+        frozen=frozen,
+        optimizer_state=optimizer.init(trained),
     )
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """A NamedSharding for each leaf of a state (arrays or ShapeDtypeStructs)."""
     whole = NamedSharding(mesh, P())
-    parameters = sharding.parameter_specs(state.parameters)
-    optimizer_state = sharding.optimizer_specs(state.optimizer_state, state.parameters)
+    optimizer_state = sharding.optimizer_specs(state.optimizer_state, state.trained)
     return dataclasses.replace(
         state,
         step=whole,
         nonfinite_in_a_row=whole,
-        parameters=sharding.named(mesh, parameters),
+        trained=sharding.named(mesh, sharding.parameter_specs(state.trained)),
+        frozen=sharding.named(mesh, sharding.parameter_specs(state.frozen)),
         optimizer_state=sharding.named(mesh, optimizer_state),
     )
 
@@ -110,7 +132,8 @@ def make_evaluation_step(
     plain = dataclasses.replace(settings, label_smoothing=0.0, z_loss=0.0)
 
     def function(parameters: Any, batch: Batch) -> dict[str, Array]:
-        return _summed_loss(parameters, batch, model=model, settings=plain, dropout_key=None)[1]
+        sums = _summed_loss(parameters, {}, batch, model=model, settings=plain, dropout_key=None)
+        return sums[1]
 
     return jax.jit(
         function,
@@ -120,7 +143,8 @@ def make_evaluation_step(
 
 
 def _summed_loss(
-    parameters: Any,
+    trained: Any,
+    frozen: Any,
     batch: Batch,
     *,
     model: T5,
@@ -128,7 +152,7 @@ def _summed_loss(
     dropout_key: Array | None,
 ) -> tuple[Array, dict[str, Array]]:
     # Linen's `apply` is typed for methods that also return changed variables.
-    apply: Any = partial(model.apply, {"params": parameters})
+    apply: Any = partial(model.apply, {"params": joined(trained, frozen)})
     hidden = apply(
         batch,
         deterministic=dropout_key is None,
@@ -159,7 +183,7 @@ def _train_step(
     input_tokens = jnp.sum(batch["encoder_segment_ids"] > 0, dtype=jnp.float32)
     key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     loss, sums, gradients = _accumulated(
-        state.parameters, batch, key, model=model, settings=settings, mesh=mesh
+        state.trained, state.frozen, batch, key, model=model, settings=settings, mesh=mesh
     )
     # One division over the whole batch: the mean over micro-batches of their means would weigh
     # short micro-batches too much.
@@ -167,8 +191,8 @@ def _train_step(
     loss = loss / divisor
     gradients = jax.tree.map(lambda gradient: gradient / divisor, gradients)
     norm = optax.tree.norm(gradients)
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.parameters)
-    parameters = optax.apply_updates(state.parameters, updates)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
 
     # An update can overflow where its gradient did not.
     finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
@@ -177,7 +201,8 @@ def _train_step(
     new_state = TrainState(
         step=state.step + 1,
         nonfinite_in_a_row=nonfinite_in_a_row,
-        parameters=kept(parameters, state.parameters),
+        trained=kept(trained, state.trained),
+        frozen=state.frozen,
         optimizer_state=kept(optimizer_state, state.optimizer_state),
     )
     tokens = jnp.maximum(sums["tokens"], 1.0)
@@ -199,7 +224,8 @@ def _train_step(
 
 
 def _accumulated(
-    parameters: Any,
+    trained: Any,
+    frozen: Any,
     batch: Batch,
     key: Array,
     *,
@@ -207,14 +233,14 @@ def _accumulated(
     settings: StepSettings,
     mesh: Mesh,
 ) -> tuple[Array, dict[str, Array], Any]:
-    """Summed loss, its sums and its gradient over all micro-batches, in float32."""
+    """Summed loss, its sums and the gradient of the trained parameters, over all micro-batches."""
     count = settings.accumulation_steps
     with_gradient = jax.value_and_grad(_summed_loss, has_aux=True)
 
     def of_part(part: Batch, index: Array | int) -> tuple[Array, dict[str, Array], Any]:
-        dropout = jax.random.fold_in(key, index) if model.config.dropout_rate else None
+        dropout = jax.random.fold_in(key, index) if model.config.has_dropout else None
         (loss, sums), gradients = with_gradient(
-            parameters, part, model=model, settings=settings, dropout_key=dropout
+            trained, frozen, part, model=model, settings=settings, dropout_key=dropout
         )
         return loss, sums, gradients
 

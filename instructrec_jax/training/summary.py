@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.lora import is_adapter
 from instructrec_jax.training.preparation import RunData
 from instructrec_jax.training.sharding import path_name
 from instructrec_jax.training.step import TrainState
@@ -24,17 +25,18 @@ def run_summary(
     shapes: TrainState, *, name: str, model: T5Config, mesh: Mesh, data: RunData
 ) -> str:
     """A few lines: parameters, mesh, memory and packing."""
-    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.parameters))
+    trained, frozen = _count(shapes.trained), _count(shapes.frozen)
     parameters = bytes_per_device(shapes.parameters)
+    gradients = bytes_per_device(shapes.trained)
     optimizer = bytes_per_device(shapes.optimizer_state)
     packing = data.training.statistics(0)
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     kind = jax.devices()[0].device_kind
     lines = [
-        f"model {name}: {count:,} parameters, vocabulary {model.vocabulary_size:,}, activations "
-        f"in {model.activation_dtype}",
+        f"model {name}: {_parameters(trained, frozen, model)}, vocabulary "
+        f"{model.vocabulary_size:,}, activations in {model.activation_dtype}",
         f"mesh {axes} on {mesh.size} {kind} device(s), {jax.process_count()} process(es)",
-        f"memory a device: parameters {_size(parameters)}, gradients {_size(parameters)}, "
+        f"memory a device: parameters {_size(parameters)}, gradients {_size(gradients)}, "
         f"optimizer {_size(optimizer)}; activations come on top",
         f"data: {packing['examples']:,} examples in {packing['rows']:,} packed rows an epoch "
         f"({packing['examples_per_row']:.1f} a row); filled: encoder "
@@ -47,13 +49,28 @@ def run_summary(
     return "\n".join(lines)
 
 
+def _count(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _parameters(trained: int, frozen: int, model: T5Config) -> str:
+    whole = f"{trained + frozen:,} parameters"
+    if not frozen:
+        return whole
+    what = "trained" if model.lora is None else "of adapters trained"
+    return f"{whole} ({trained:,} {what}, {frozen:,} frozen)"
+
+
 def parameter_table(shapes: TrainState) -> str:
-    """One line a parameter: name, shape, how it is split, bytes a device."""
-    rows = [("parameter", "shape", "split over", "a device")]
+    """One line a parameter: name, shape, whether it is trained, how it is split, bytes a device."""
+    rows = [("parameter", "shape", "", "split over", "a device")]
+    frozen = {path for path, _ in jax.tree_util.tree_leaves_with_path(shapes.frozen)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.parameters):
+        name = path_name(path)
+        state = "frozen" if path in frozen else "adapter" if is_adapter(name) else "trained"
         split = ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec)
-        rows.append((path_name(path), str(leaf.shape), split or "-", _size(bytes_per_device(leaf))))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        rows.append((name, str(leaf.shape), state, split or "-", _size(bytes_per_device(leaf))))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
