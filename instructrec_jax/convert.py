@@ -1,74 +1,96 @@
-"""Brings Hugging Face weights of T5 1.1 in, and a trained model out.
+"""Brings weights of the T5 family in from Hugging Face or T5X, and a trained model out.
 
     python -m instructrec_jax.convert --source=flan-t5-base --target=models/flan --to=orbax
+    python -m instructrec_jax.convert --source=t5x/checkpoint_1000000 --target=models/t5 \
+        --to=orbax --architecture=t5_1_1_small --tokenizer=spiece.model
     python -m instructrec_jax.convert --source=runs/demo --target=exported --to=hf
 
-`--to=orbax` reads config.json, safetensors (one file or several with an index; float32, float16 or
-bfloat16) and spiece.model, and writes a model folder for decode and train. `--to=hf` reads a run
-folder, one of its steps or a model folder, and writes a folder that transformers loads. The plan,
-which tensor becomes which parameter, goes to stderr before anything is written. Nothing is ever
-unpickled, and transformers is not needed.
+The source is a Hugging Face folder (config.json, safetensors in one file or several with an index,
+the tokenizer's files), a T5X checkpoint, a run folder, one of its steps or a model folder.
+`--to=orbax` writes a model folder for decode, evaluate and train; `--to=hf` a folder that
+transformers loads. Adapters are merged.
+
+Numbers keep their type, float32, float16 or bfloat16, unless --dtype names another. The plan, which
+tensor becomes which parameter, goes to stderr before anything is written; with --dry_run nothing
+is. One parameter is in memory at a time. Nothing is ever unpickled, and transformers is not needed.
 """
 
-import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from instructrec_jax.command_line import run, say
-from instructrec_jax.data.tokenizer import (
-    MODEL_FILE,
-    T5_SENTINELS,
-    Tokenizer,
-    load_tokenizer,
-)
+from instructrec_jax.data.tokenizer import load_tokenizer
 from instructrec_jax.errors import CheckpointError, ConfigError
-from instructrec_jax.model.config import T5Config
-from instructrec_jax.model.hugging_face import (
-    EMBEDDING,
-    EMBEDDING_NAMES,
-    HEAD,
-    UNUSED_NAMES,
-    Entry,
-    check_architecture,
-    config_from_json,
+from instructrec_jax.model.hugging_face import Entry, entries
+from instructrec_jax.model.hugging_face_config import (
     config_to_json,
-    entries,
-    parameters_from_tensors,
-    scales_decoder_output,
-    tensors_from_parameters,
+    export_remarks,
+    generation_config,
 )
-from instructrec_jax.model.weight_files import WEIGHTS_FILE, WeightFiles, read_json
+from instructrec_jax.model.hugging_face_folder import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    GENERATION_KEY,
+    HuggingFaceFolder,
+    is_hugging_face_folder,
+)
+from instructrec_jax.model.new_folder import new_folder
+from instructrec_jax.model.t5x_arrays import is_t5x_folder
+from instructrec_jax.model.t5x_folder import T5XFolder
+from instructrec_jax.model.weight_files import TensorInfo, WeightWriter, write_json
 from instructrec_jax.training.checkpoint import save_model
-from instructrec_jax.training.model_folder import load_model
+from instructrec_jax.training.host_parameters import parameter_types, read_parameter
+from instructrec_jax.training.model_folder import ModelFolder, model_of_source, open_model
+from instructrec_jax.training.streamed_arrays import StreamedArray
 
+KEEP = "keep"
 _SOURCE = flags.DEFINE_string("source", None, "Folder to read.")
 _TARGET = flags.DEFINE_string("target", None, "Folder to write; must not exist, or be empty.")
 _TO = flags.DEFINE_enum("to", None, ["hf", "orbax"], "Format of the target.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", KEEP, [KEEP, "float32", "bfloat16", "float16"], "Type of the numbers that are written."
+)
+_MAX_SHARD_SIZE = flags.DEFINE_string(
+    "max_shard_size", "5GB", "Largest safetensors file, as 500MB or 2GB."
+)
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Show the plan and write nothing.")
+_ARCHITECTURE = flags.DEFINE_string(
+    "architecture", "", "Of a T5X source: a name such as t5_1_1_base."
+)
+_TOKENIZER = flags.DEFINE_string(
+    "tokenizer", "", "Folder or file of the tokenizer, for a source that has none."
+)
 
-# Lengths in tokens of a model from elsewhere: those that T5 was pretrained with, roughly.
-ENCODER_LENGTH, DECODER_LENGTH = 512, 128
-_CONFIG_FILE = "config.json"
-_TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def main() -> None:
     """The binary."""
     if not _SOURCE.value or not _TARGET.value or not _TO.value:
         raise ConfigError("give --source=FOLDER, --target=FOLDER and --to=hf or --to=orbax")
+    max_shard_size = parse_size(_MAX_SHARD_SIZE.value)
     source, target = Path(_SOURCE.value), Path(_TARGET.value)
     check_folders(source, target)
-    convert = {"orbax": to_orbax, "hf": to_hugging_face}[_TO.value]
-    convert(source, target, tell=say)
-    say(f"written: {target}")
+    model = open_source(source, architecture=_ARCHITECTURE.value, tokenizer=_TOKENIZER.value)
+    say(f"source: {model.description}")
+    if _TO.value == "hf":
+        write_hugging_face(
+            model,
+            target,
+            dtype=_DTYPE.value,
+            max_shard_size=max_shard_size,
+            dry_run=_DRY_RUN.value,
+            tell=say,
+        )
+    else:
+        write_orbax(model, target, dtype=_DTYPE.value, dry_run=_DRY_RUN.value, tell=say)
+    say("nothing is written (--dry_run)" if _DRY_RUN.value else f"written: {target}")
 
 
 def check_folders(source: Path, target: Path) -> None:
@@ -81,199 +103,194 @@ def check_folders(source: Path, target: Path) -> None:
         raise ConfigError(f"--target={target} exists already; give a new or an empty folder")
 
 
-def to_orbax(source: Path, target: Path, *, tell: Callable[[str], None]) -> None:
-    """Writes a params-only model folder from a Hugging Face folder.
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "500MB" or "1.5GB". Raises ConfigError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B?)", text.strip().upper())
+    unit = found[2] if found else ""
+    size = float(found[1]) * _UNITS[unit if unit in _UNITS else f"{unit}B"] if found else 0
+    if size < 1:
+        raise ConfigError(f"--max_shard_size={text} is not a size; write for example 500MB or 2GB")
+    return int(size)
+
+
+def open_source(source: Path, *, architecture: str = "", tokenizer: str = "") -> ModelFolder:
+    """A model of any format, everything checked and no weights read.
 
     Args:
-      source: the Hugging Face folder.
-      target: a new or empty folder.
-      tell: given the plan, line by line.
+      source: the folder.
+      architecture: of a T5X checkpoint, see `T5XFolder`; "" where it is not named.
+      tokenizer: folder or file of the tokenizer; "" where the source has its own.
 
     Raises:
-      CheckpointError: the source is damaged or another model; nothing is written.
+      CheckpointError: the folder is damaged, or a model that is not supported.
+      ConfigError: a flag is missing, or means nothing for this source.
     """
-    fields = read_json(source / _CONFIG_FILE)
-    try:
-        check_architecture(fields)
-        files = WeightFiles(source)
-        aliases = _aliases(files, fields)
-        config = _config(files, fields, aliases)
-    except CheckpointError as error:
-        raise _in_folder(source, error) from None
-    table = entries(config)
-    _check_tensors(files, table, aliases)
-    tokenizer = _read_tokenizer(source, rows=config.vocabulary_size)
-    for line in plan(table, aliases):
-        tell(line)
-    params = parameters_from_tensors(table, lambda name: files.read(aliases.get(name, name)))
-    try:
-        save_model(
-            target,
-            params=jax.tree.map(jax.numpy.asarray, params),
-            config=config,
-            tokenizer=tokenizer,
-            encoder_length=ENCODER_LENGTH,
-            decoder_length=DECODER_LENGTH,
+    if is_t5x_folder(source):
+        if not tokenizer:
+            raise ConfigError(f"{source} has no tokenizer: give --tokenizer=FOLDER or FILE")
+        weights = T5XFolder(source, architecture=architecture)
+        return model_of_source(source, weights, load_tokenizer(Path(tokenizer)), foreign_config={})
+    if architecture:
+        raise ConfigError(f"--architecture is for T5X checkpoints; {source} says what it is")
+    if is_hugging_face_folder(source) and tokenizer:
+        folder = HuggingFaceFolder(source, tokenizer=Path(tokenizer))
+        return model_of_source(
+            source, folder, folder.tokenizer, foreign_config=folder.foreign_config
         )
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error}") from error
+    if tokenizer:
+        raise ConfigError(f"{source} has its own tokenizer: leave --tokenizer out")
+    return open_model(source)
 
 
-def _in_folder(folder: Path, error: CheckpointError) -> CheckpointError:
-    text = str(error)
-    return CheckpointError(text if str(folder) in text else f"{folder}: {text}")
-
-
-def _aliases(files: WeightFiles, fields: Mapping[str, Any]) -> dict[str, str]:
-    """Where the embedding and the head are, under another name than the table's.
-
-    Raises:
-      CheckpointError: there is no embedding, or tensors that must be equal differ.
-    """
-    found = [name for name in EMBEDDING_NAMES if name in files.shapes]
-    if not found:
-        raise CheckpointError(f"tensor {EMBEDDING} is missing")
-    for name in found[1:]:
-        if not _equal(files, found[0], name):
-            raise CheckpointError(f"tensor {name} differs from {found[0]}: T5 has one embedding")
-    aliases = {EMBEDDING: found[0]} if found[0] != EMBEDDING else {}
-    if HEAD not in files.shapes:
-        if fields.get("tie_word_embeddings", True) is False:
-            raise CheckpointError(f"tensor {HEAD} is missing, and config.json does not tie it")
-        aliases[HEAD] = found[0]
-    elif scales_decoder_output(fields) and not _equal(files, found[0], HEAD):
-        raise CheckpointError(
-            f"config.json ties the head to the embedding, but {HEAD} differs from {found[0]}: "
-            "set tie_word_embeddings to false if the head is its own"
-        )
-    return aliases
-
-
-def _equal(files: WeightFiles, first: str, second: str) -> bool:
-    if files.shapes[first] != files.shapes[second]:
-        return False
-    return np.array_equal(files.read(first), files.read(second), equal_nan=True)
-
-
-def _config(files: WeightFiles, fields: Mapping[str, Any], aliases: Mapping[str, str]) -> T5Config:
-    """The model's config.
-
-    A head that is the embedding without the scaling, as transformers 5 makes it, has no place in
-    `tied_embeddings`: it becomes a head of its own that starts out equal.
-    """
-    embedding = aliases.get(EMBEDDING, EMBEDDING)
-    if len(files.shapes[embedding]) != 2:
-        raise CheckpointError(f"tensor {embedding} has shape {files.shapes[embedding]}")
-    return config_from_json(
-        fields,
-        vocabulary_size=files.shapes[embedding][0],
-        tied=scales_decoder_output(fields),
-        # Float32 files are computed in float32, so that the outputs stay those of the source.
-        activation_dtype="float32" if files.types[embedding] == "F32" else "bfloat16",
-    )
-
-
-def _check_tensors(files: WeightFiles, table: Iterable[Entry], aliases: Mapping[str, str]) -> None:
-    """Raises CheckpointError for the first missing, ill-shaped or extra tensor."""
-    known = {HEAD, *EMBEDDING_NAMES, *UNUSED_NAMES}
-    for entry in table:
-        known.update(entry.names)
-        for name in entry.names:
-            name = aliases.get(name, name)
-            if name not in files.shapes:
-                raise CheckpointError(f"{files.folder}: tensor {name} is missing")
-            if files.shapes[name] != entry.shape:
-                raise CheckpointError(
-                    f"{files.folder}: tensor {name} has shape {list(files.shapes[name])}, "
-                    f"config.json says {list(entry.shape)}"
-                )
-    for name in sorted(files.shapes.keys() - known):
-        raise CheckpointError(f"{files.folder}: tensor {name} belongs to no T5 of this config.json")
-
-
-def plan(table: Iterable[Entry], aliases: Mapping[str, str]) -> list[str]:
-    """One line a tensor: its name, its shape and the parameter that it becomes."""
-    lines = []
-    for entry in table:
-        for number, name in enumerate(entry.names):
-            layer = f"[{number}]" if entry.stacked else ""
-            turned = ", transposed" if entry.transposed else ""
-            path = "/".join(entry.path)
-            lines.append(f"{aliases.get(name, name)} {list(entry.shape)} -> {path}{layer}{turned}")
-    return lines
-
-
-def _read_tokenizer(folder: Path, *, rows: int) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder whose embedding has `rows` rows."""
-    if not (folder / MODEL_FILE).is_file():
-        raise CheckpointError(
-            f"{folder} has no {MODEL_FILE}: copy the SentencePiece model of the tokenizer there"
-        )
-    try:
-        tokenizer = load_tokenizer(folder / MODEL_FILE, sentinels=_sentinels(folder))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from None
-    if tokenizer.vocabulary_size > rows:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocabulary_size} ids "
-            f"({len(tokenizer.sentinel_ids)} of them sentinels), the embedding {rows} rows"
-        )
-    return tokenizer
-
-
-def _sentinels(folder: Path) -> int:
-    """The number of <extra_id_N> that tokenizer_config.json tells of, T5's 100 by default."""
-    path = folder / _TOKENIZER_CONFIG_FILE
-    found = read_json(path).get("extra_ids", T5_SENTINELS) if path.is_file() else T5_SENTINELS
-    if type(found) is not int or found < 0:
-        raise CheckpointError(f"{path}: extra_ids is {found!r}, not a number of sentinels")
-    return found
-
-
-def to_hugging_face(source: Path, target: Path, *, tell: Callable[[str], None]) -> None:
-    """Writes a folder that transformers loads; whole or not at all.
+def write_orbax(
+    model: ModelFolder,
+    target: Path,
+    *,
+    dtype: str = KEEP,
+    dry_run: bool = False,
+    tell: Callable[[str], None],
+) -> None:
+    """Writes a params-only model folder; whole or not at all.
 
     Args:
-      source: a run folder, a step of it or a model folder.
+      model: of `open_source`.
       target: a new or empty folder.
+      dtype: of the numbers, or KEEP.
+      dry_run: only tell the plan.
       tell: given the plan, line by line.
 
     Raises:
       CheckpointError: the source is damaged, or the target cannot be written.
     """
-    model = load_model(source)
-    tell(f"model: {model.description}")
-    for line in plan(entries(model.config), {}):
-        name, _, path = line.partition(" -> ")
-        tell(f"{path} -> {name}")
-    tensors = tensors_from_parameters(model.config, model.params)
-    unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
-    try:
-        unfinished.mkdir(parents=True)
-        # Without the format transformers refuses the file.
-        save_file(tensors, unfinished / WEIGHTS_FILE, metadata={"format": "pt"})
-        _write_json(unfinished / _CONFIG_FILE, config_to_json(model.config))
-        _write_json(unfinished / _TOKENIZER_CONFIG_FILE, _tokenizer_config(model.tokenizer))
-        (unfinished / MODEL_FILE).write_bytes(model.tokenizer.model_bytes)
-        unfinished.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{target} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    kept, written = parameter_types(model), _written_types(model, dtype)
+    table = entries(model.config)
+    if model.source is not None:
+        plan = model.source.plan
+    else:
+        plan = [f"{e.name} {list(e.parameter_shape)} {kept[e.name].name}" for e in table]
+    _tell_plan(plan, kept, written, tell)
+    if dry_run:
+        return
+    params: dict[str, Any] = {}
+    for entry in table:
+        module = params
+        for part in entry.path[:-1]:
+            module = module.setdefault(part, {})
+        module[entry.path[-1]] = _streamed(model, entry, written[entry.name])
+    save_model(
+        target,
+        params=params,
+        config=model.config,
+        tokenizer=model.tokenizer,
+        encoder_length=model.encoder_length,
+        decoder_length=model.decoder_length,
+        step=model.step,
+        foreign_config=model.foreign_config,
+    )
 
 
-def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "tokenizer_class": "T5Tokenizer",
-        "extra_ids": len(tokenizer.sentinel_ids),
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "unk_token": "<unk>",
-    }
+def _streamed(model: ModelFolder, entry: Entry, dtype: np.dtype) -> StreamedArray:
+    def read() -> np.ndarray:
+        return cast(read_parameter(model, entry.name), dtype, entry.name)
+
+    return StreamedArray(entry.parameter_shape, dtype, read)
 
 
-def _write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+def write_hugging_face(
+    model: ModelFolder,
+    target: Path,
+    *,
+    dtype: str = KEEP,
+    max_shard_size: int = 5 * 10**9,
+    dry_run: bool = False,
+    tell: Callable[[str], None],
+) -> None:
+    """Writes a folder that transformers loads; whole or not at all.
+
+    Args:
+      model: of `open_source`.
+      target: a new or empty folder.
+      dtype: of the numbers, or KEEP.
+      max_shard_size: bytes of a file of weights.
+      dry_run: only tell the plan.
+      tell: given the plan, line by line.
+
+    Raises:
+      CheckpointError: the source is damaged, or the target cannot be written.
+    """
+    kept, written = parameter_types(model), _written_types(model, dtype)
+    # Wider numbers first, see WeightWriter.
+    table = sorted(entries(model.config), key=lambda entry: -written[entry.name].itemsize)
+    plan = [line for entry in table for line in _export_lines(entry, kept[entry.name])]
+    _tell_plan(plan, kept, written, tell)
+    foreign = dict(model.foreign_config)
+    generation = generation_config(foreign.pop(GENERATION_KEY, {}))
+    for line in export_remarks(model.config, foreign):
+        tell(line)
+    if dry_run:
+        return
+    tensors = [
+        TensorInfo(name, entry.shape, written[entry.name])
+        for entry in table
+        for name in entry.names
+    ]
+    embedding = written["token_embedder/embedding"].name
+    with new_folder(target, size_bytes=sum(tensor.size_bytes for tensor in tensors)) as folder:
+        with WeightWriter(folder, tensors, max_shard_size=max_shard_size) as writer:
+            for entry in table:
+                for tensor in _tensors(model, entry, written[entry.name]):
+                    writer.write(tensor)
+            writer.finish()
+        config = config_to_json(model.config, dtype=embedding, foreign=foreign)
+        write_json(folder / CONFIG_FILE, config)
+        write_json(folder / GENERATION_FILE, generation)
+        for name, content in model.tokenizer.hugging_face_files().items():
+            (folder / name).write_bytes(content)
+
+
+def _tensors(model: ModelFolder, entry: Entry, dtype: np.dtype) -> Iterator[np.ndarray]:
+    # Once it is exhausted the parameter is let go, before the next one is read.
+    for number, tensor in enumerate(entry.tensors(read_parameter(model, entry.name))):
+        yield cast(tensor, dtype, entry.place(number))
+
+
+def _export_lines(entry: Entry, dtype: np.dtype) -> Iterator[str]:
+    turned = ", transposed" if entry.transposed else ""
+    ours = list(entry.shape[::-1] if entry.transposed else entry.shape)
+    for number, name in enumerate(entry.names):
+        yield f"{entry.place(number)} {ours} {dtype.name} -> {name}{turned}"
+
+
+def _written_types(model: ModelFolder, dtype: str) -> dict[str, np.dtype]:
+    kept = parameter_types(model)
+    return kept if dtype == KEEP else dict.fromkeys(kept, jnp.dtype(dtype))
+
+
+def _tell_plan(
+    plan: list[str],
+    kept: dict[str, np.dtype],
+    written: dict[str, np.dtype],
+    tell: Callable[[str], None],
+) -> None:
+    for line in plan:
+        tell(line)
+    casts = [(kept[name].name, dtype.name) for name, dtype in written.items()]
+    for source, target in sorted(set(casts)):
+        if source != target:
+            tell(f"cast from {source} to {target}: {casts.count((source, target))} parameters")
+
+
+def cast(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in another type; CheckpointError where a number is beyond that type's range."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if not np.isfinite(result).all() and np.isfinite(array).all():
+        raise CheckpointError(
+            f"{name} holds numbers beyond the range of {dtype.name}: choose another --dtype"
+        )
+    return result
 
 
 if __name__ == "__main__":

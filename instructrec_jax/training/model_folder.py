@@ -44,7 +44,7 @@ class ParameterSource(Protocol):
     """Weights in another format, checked and not yet read."""
 
     config: T5Config
-    dtypes: Mapping[str, np.dtype]
+    dtypes: dict[str, np.dtype]
     plan: list[str]
     description: str
 
