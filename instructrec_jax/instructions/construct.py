@@ -4,11 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from instructrec_jax.instructions import hashing
-from instructrec_jax.instructions.document import Context, Document, Draft
+from instructrec_jax.instructions.document import Context, Document, Draft, Unreadable
 from instructrec_jax.instructions.example import TEST
 from instructrec_jax.instructions.filters import rejection
 from instructrec_jax.instructions.recipe import Recipe
-from instructrec_jax.instructions.sources import SOURCES, Unit
+from instructrec_jax.instructions.sources import Unit, documents_of, units_of
 from instructrec_jax.instructions.splitting import answer_hash, split_of_document
 from instructrec_jax.instructions.tasks import TASKS
 
@@ -41,8 +41,10 @@ class DocumentDrafts:
 
 def units_in_order(source: str, recipe: Recipe) -> list[Unit]:
     """The units of a corpus, shuffled by hash: any first part of them is a fair sample."""
-    units = SOURCES[source].units(recipe.languages)
-    return sorted(units, key=lambda unit: hashing.digest(recipe.seed, source, *unit))
+    return sorted(
+        units_of(source, recipe),
+        key=lambda unit: hashing.digest(recipe.seed, source, *unit),
+    )
 
 
 def construct_unit(
@@ -52,9 +54,11 @@ def construct_unit(
 
     Tasks that are held out are made from test documents alone.
     """
-    tasks = [name for name in recipe.chosen_tasks if source in TASKS[name].sources]
+    tasks = recipe.tasks_of(source)
     constructed = []
-    for document in SOURCES[source].documents(unit, recipe.languages, recipe.seed):
+    for document in documents_of(source, unit, recipe):
+        if isinstance(document, Unreadable):
+            continue
         split = split_of_document(
             document,
             validation_fraction=recipe.validation_fraction,

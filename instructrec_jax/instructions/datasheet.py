@@ -11,7 +11,6 @@ from instructrec_jax import evaluation
 from instructrec_jax.instructions.assembly import Assembly
 from instructrec_jax.instructions.counting import histogram
 from instructrec_jax.instructions.example import TRAIN, InstructionExample, encoder_text
-from instructrec_jax.instructions.sources import SOURCES
 from instructrec_jax.instructions.tasks import TASKS
 
 # Samples of each task on the page: that many of each split and hold-out.
@@ -77,7 +76,6 @@ def render(
         reasons=[
             (reason, count, REASONS.get(reason, "")) for reason, count in reasons.most_common()
         ],
-        sources=SOURCES,
         target_sources=Counter(example.target_source for example in examples).most_common(),
         target_source_texts=TARGET_SOURCES,
         histograms=[

@@ -10,13 +10,33 @@ from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.execution import Sandbox
 
 
+# What a document's `content` holds, by its kind. A task names the kinds that it is made from.
+KINDS = {
+    "prose": "title (of the section, may be empty), headings (titles from the whole text's down to "
+    "the section's), work (what the whole text is called, may be empty), passage (paragraphs, one "
+    "a line), opens (whether the passage begins its section), language (code, may be empty)",
+    "python_definition": "kind, name, signature, docstring, body, code, methods, modules; see "
+    "sources/python_code.py",
+    "record": "the fields of a row under the names of the field map (title, text, label, rating, "
+    "... all text, rating a number), and columns: every column of the row",
+    "parallel": "texts (the language codes' texts), names (the languages' English names)",
+    "catalogue_message": "texts, names, context (msgctxt, may be empty), comment (of the "
+    "developers, may be empty)",
+    "tune": "title, metre, key, unit_length, rhythm, headers (lines before and with K:), body",
+    "package": "name, summary, description",
+    "locale": "kind (of name or phrase), texts, names, iso; see sources/locale_names.py",
+}
+
+
 @dataclass(frozen=True)
 class Document:
     """One item of a raw corpus: a function, a passage, a date in several languages.
 
-    `group` says what belongs together: all documents of a group go to the same split. `content`
-    holds what the generators of this corpus read. `hashed` is what `sha256` covers where drafts are
-    made of more than `text`, such as the same text in other languages.
+    `group` says what belongs together: all documents of a group go to the same split. `kind` is a
+    key of KINDS and tells what `content`, which the generators read, holds. `hashed` is what
+    `sha256` covers where that is not `text`: for files the lines `span` of `uri`, decoded, without
+    a line's end, joined by newlines; or all the texts of a translation. `encoding` is what a file's
+    bytes were found to be in; "" where that is no question.
     """
 
     corpus: str
@@ -25,8 +45,10 @@ class Document:
     text: str
     licence: str
     group: str
+    kind: str
     content: Mapping[str, Any] = field(compare=False)
     hashed: str = ""
+    encoding: str = ""
 
     @cached_property
     def sha256(self) -> str:
@@ -42,6 +64,19 @@ class Document:
     def normalised_text_hash(self) -> str:
         """Hash of the text without case and white space: equal for near-identical documents."""
         return hashing.digest("".join(self.text.casefold().split()))
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """What a corpus holds and no document is made of: where, and why.
+
+    `reason` is one of a few words to count by, `detail` says more for a person.
+    """
+
+    corpus: str
+    uri: str
+    reason: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)

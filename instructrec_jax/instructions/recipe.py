@@ -1,13 +1,14 @@
 """What a dataset is made by: every choice that its contents depend on."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from instructrec_jax.errors import nearest
 from instructrec_jax.instructions.filters import Limits
-from instructrec_jax.instructions.sources import SOURCES
+from instructrec_jax.instructions.sources import READERS, SOURCES, kind_of
+from instructrec_jax.instructions.sources.corpus import corpus_of, entry_problems
 from instructrec_jax.instructions.sources.locale_names import is_known_language
 from instructrec_jax.instructions.tasks import TASKS
 from instructrec_jax.instructions.templates import load_templates
@@ -22,6 +23,8 @@ class Recipe:
 
     seed: int
     sources: tuple[str, ...]
+    corpora: tuple[Mapping[str, Any], ...]
+    allowed_licences: tuple[str, ...]
     tasks: tuple[str, ...]
     languages: tuple[str, ...]
     max_documents_per_source: int
@@ -38,6 +41,11 @@ class Recipe:
     execution_seconds: float
     execution_mebibytes: int
 
+    def __post_init__(self) -> None:
+        # Configs hand in their own kind of mapping.
+        entries = tuple(_plain(entry) for entry in self.corpora)
+        object.__setattr__(self, "corpora", entries)
+
     @property
     def limits(self) -> Limits:
         """The limits of length."""
@@ -50,20 +58,22 @@ class Recipe:
     @property
     def chosen_tasks(self) -> tuple[str, ...]:
         """The tasks to construct, in the order of the task bank."""
+        kinds = {kind_of(source, self) for source in self.sources}
         return tuple(
             name
             for name, task in TASKS.items()
-            if (not self.tasks or name in self.tasks) and set(task.sources) & set(self.sources)
+            if (not self.tasks or name in self.tasks) and kinds & set(task.kinds)
         )
+
+    def tasks_of(self, source: str) -> tuple[str, ...]:
+        """The chosen tasks that are made from a corpus."""
+        kind = kind_of(source, self)
+        return tuple(name for name in self.chosen_tasks if kind in TASKS[name].kinds)
 
     @property
     def used_sources(self) -> tuple[str, ...]:
         """The sources that any of the chosen tasks is made from."""
-        return tuple(
-            source
-            for source in self.sources
-            if any(source in TASKS[name].sources for name in self.chosen_tasks)
-        )
+        return tuple(source for source in self.sources if self.tasks_of(source))
 
     def to_record(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
@@ -74,7 +84,9 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the recipe, one line each; [] where nothing is."""
-        found = _unknown("build.sources", self.sources, SOURCES)
+        found = self._corpora_problems()
+        named = [str(entry["name"]) for entry in self.corpora if entry.get("name")]
+        found += _unknown("build.sources", self.sources, (*SOURCES, *named))
         found += _unknown("build.tasks", self.tasks, TASKS)
         found += _unknown("build.holdout_tasks", self.holdout_tasks, TASKS)
         found += [
@@ -93,7 +105,8 @@ class Recipe:
             found.append("build.languages: locale_names needs a language besides English")
         orphans = [name for name in self.tasks if name not in self.chosen_tasks]
         found += [
-            f"build.tasks: {name} needs one of the sources {', '.join(TASKS[name].sources)}"
+            f"build.tasks: {name} needs documents of the kind {' or '.join(TASKS[name].kinds)}; "
+            "no source gives them"
             for name in orphans
         ]
         for name in self.chosen_tasks:
@@ -105,6 +118,26 @@ class Recipe:
                 )
         if not set(self.chosen_tasks) - set(self.holdout_tasks):
             found.append("build.holdout_tasks: every task is held out")
+        return found
+
+    def _corpora_problems(self) -> list[str]:
+        found: list[str] = []
+        names: set[str] = set()
+        for number, entry in enumerate(self.corpora):
+            name = entry.get("name")
+            place = f"build.corpora: {name}" if name else f"build.corpora[{number}]"
+            problems = entry_problems(entry, place=place, readers=READERS)
+            if name in SOURCES or name in names:
+                problems.append(f"{place}: another corpus has this name; give it its own `name`")
+            elif name and name not in self.sources:
+                problems.append(f"{place} is not named in build.sources")
+            if not problems:
+                reader = READERS[entry["reader"]]
+                corpus = corpus_of(entry, options=reader.options)
+                problems += [f"{place}: {line}" for line in reader.problems(corpus)]
+            if isinstance(name, str):
+                names.add(name)
+            found += problems
         return found
 
     def _number_problems(self) -> list[str]:
@@ -142,3 +175,10 @@ def _unknown(key: str, names: Iterable[str], known: Iterable[str]) -> list[str]:
         for name in names
         if name not in known
     ]
+
+
+def _plain(value: Any) -> Any:
+    """Nested mappings as dicts, sequences as tuples."""
+    if isinstance(value, Mapping) or hasattr(value, "items"):
+        return {str(key): _plain(part) for key, part in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list | tuple) else value

@@ -36,11 +36,11 @@ def code_document():
 
 @pytest.fixture
 def document_of():
-    """document_of(corpus, **content) → a document with this content."""
+    """document_of(kind, **content) → a document with this content."""
 
-    def make(corpus, **content):
+    def make(kind, /, **content):
         text = repr(content)
-        return Document(corpus, "uri", None, text, "MIT", "group", content=content)
+        return Document("corpus", "uri", None, text, "MIT", "group", kind=kind, content=content)
 
     return make
 
@@ -53,6 +53,8 @@ def recipe():
         defaults = {
             "seed": 0,
             "sources": ("python_code", "python_topics", "locale_names", "package_metadata"),
+            "corpora": (),
+            "allowed_licences": (),
             "tasks": (),
             "languages": ("de", "zh"),
             "max_documents_per_source": 0,

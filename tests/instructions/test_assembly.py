@@ -1,5 +1,6 @@
 """The filters that look at the whole dataset, on documents made by hand."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -22,7 +23,7 @@ def assembled(recipe, sandbox, monkeypatch):
         made = recipe(**({"tasks": ("translate_measures",)} | changes))
         documents = {
             str(number): Document(
-                "locale_names", key, None, texts["en"], "MIT", key,
+                "locale_names", key, None, texts["en"], "MIT", key, "locale",
                 content={"kind": "measure", "texts": texts, "names": LANGUAGE_NAMES, "iso": ""},
             )
             for number, (key, texts, _) in enumerate(rows)
@@ -46,7 +47,7 @@ def assembled(recipe, sandbox, monkeypatch):
 
 
 def _with_documents(source, documents):
-    return type(source)(source.title, source.description, source.units, documents)
+    return dataclasses.replace(source, documents=documents)
 
 
 def measure(number, german="Meilen", english="miles"):

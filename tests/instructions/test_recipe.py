@@ -24,7 +24,7 @@ def test_tasks_follow_from_the_sources(recipe):
         ({"languages": ("english",)}, "'english' is no CLDR locale"),
         ({"languages": ("en",)}, "leave out 'en'"),
         ({"languages": ()}, "needs a language besides English"),
-        ({"sources": ("locale_names",), "tasks": ("find_bug",)}, "find_bug needs one of"),
+        ({"sources": ("locale_names",), "tasks": ("find_bug",)}, "find_bug needs documents of"),
         ({"holdout_phrasings": 10}, "leaves no template of"),
         ({"holdout_phrasings": -1}, "is below 0"),
         ({"tasks": ("find_bug",), "holdout_tasks": ("find_bug",)}, "every task is held out"),

@@ -107,9 +107,12 @@ def test_topics_are_prose_with_a_heading_and_a_place(monkeypatch):
     monkeypatch.setitem(python_topics.topics, "with", text)
     (document,) = python_topics.documents(("with",), (), 0)
     assert document.content == {
-        "topic": "The with statement",
+        "title": "The with statement",
+        "headings": ("the Python language reference", "The with statement"),
+        "work": "the Python language reference",
         "passage": "First thing. It goes on here.\nLast one.",
         "opens": True,
+        "language": "en",
     }
     assert document.span == (5, 16)
     assert document.licence == "PSF-2.0"

@@ -10,7 +10,7 @@ from instructrec_jax.instructions.splitting import audit, split_of_document
 
 
 def document(group, corpus="c", uri="u"):
-    return Document(corpus, uri, None, "text", "MIT", group, content={})
+    return Document(corpus, uri, None, "text", "MIT", group, "prose", content={})
 
 
 def split(item, validation=0.2, test=0.3, seed=0):

@@ -208,17 +208,21 @@ PASSAGE = (
 )
 
 
+def prose(document_of, title, passage, *, opens):
+    return document_of("prose", title=title, work="the manual", passage=passage, opens=opens)
+
+
 def test_topics(drafts_of, document_of):
     both = f"{PASSAGE}\nAnother paragraph."
-    opening = document_of("python_topics", topic="Calls", passage=both, opens=True)
-    later = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=False)
+    opening = prose(document_of, "Calls", both, opens=True)
+    later = prose(document_of, "Calls", PASSAGE, opens=False)
     assert pairs(drafts_of("open_topic", opening)) == [("Calls", PASSAGE)]
     assert drafts_of("open_topic", later) == []
     assert pairs(drafts_of("name_topic", later)) == [(PASSAGE, "Calls")]
 
 
 def test_completion(drafts_of, document_of):
-    document = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=True)
+    document = prose(document_of, "Calls", PASSAGE, opens=True)
     ((beginning, rest),) = pairs(drafts_of("complete_passage", document))
     assert f"{beginning} {rest}" == PASSAGE
     assert rest.startswith("Then comes")
@@ -226,15 +230,15 @@ def test_completion(drafts_of, document_of):
 
 def test_a_long_beginning_loses_whole_sentences(drafts_of, document_of):
     first = [f"Sentence number {n} says {'a word and ' * 9}ends." for n in range(12)]
-    document = document_of("python_topics", topic="x", passage=" ".join(first), opens=True)
+    document = prose(document_of, "x", " ".join(first), opens=True)
     ((beginning, _),) = pairs(drafts_of("complete_passage", document))
     assert beginning == " ".join(first[1:6]) and len(beginning) <= 700
-    endless = document_of("python_topics", topic="x", passage=f"A{'b' * 701}. Then.", opens=True)
+    endless = prose(document_of, "x", f"A{'b' * 701}. Then.", opens=True)
     assert drafts_of("complete_passage", endless) == []
 
 
 def test_blanks(drafts_of, document_of):
-    document = document_of("package_metadata", name="x", summary="y", description=PASSAGE)
+    document = document_of("package", name="x", summary="y", description=PASSAGE)
     (draft,) = drafts_of("fill_blanks", document)
     words = draft.target.split(", ")
     assert draft.fields["count"] == len(words) == draft.input.count("____")
@@ -245,7 +249,7 @@ def test_blanks(drafts_of, document_of):
 
 
 def test_order(drafts_of, document_of):
-    document = document_of("python_topics", topic="Calls", passage=PASSAGE, opens=True)
+    document = prose(document_of, "Calls", PASSAGE, opens=True)
     (draft,) = drafts_of("order_sentences", document)
     lines = [line.partition(". ")[2] for line in draft.input.split("\n")]
     assert " ".join(lines[int(number) - 1] for number in draft.target.split()) == PASSAGE
@@ -253,7 +257,7 @@ def test_order(drafts_of, document_of):
 
 def test_package_summary_is_not_in_the_description(drafts_of, document_of):
     document = document_of(
-        "package_metadata",
+        "package",
         name="Gears",
         summary="Turns all the gears.",
         description=f"Gears turns all the gears. {PASSAGE}",
@@ -266,7 +270,7 @@ NAMES = {"en": "English", "de": "German", "zh": "Chinese", "fr": "French"}
 
 
 def test_translation_both_ways(drafts_of, document_of):
-    document = document_of("locale_names", kind="measure", texts=TEXTS, names=NAMES, iso="")
+    document = document_of("locale", kind="measure", texts=TEXTS, names=NAMES, iso="")
     found = {
         (d.fields["source_language"], d.fields["target_language"], d.input, d.target)
         for d in drafts_of("translate_measures", document)
@@ -282,7 +286,7 @@ def test_languages_that_share_the_text_are_not_asked_for(drafts_of, document_of)
     targets = set()
     for number in range(40):
         texts = {code: text.replace("5", str(number)) for code, text in TEXTS.items()}
-        document = document_of("locale_names", texts=texts, **kinds)
+        document = document_of("locale", texts=texts, **kinds)
         for draft in drafts_of("identify_language", document):
             targets.add(draft.target)
             assert sorted(draft.options) == sorted(NAMES.values())
@@ -292,9 +296,9 @@ def test_languages_that_share_the_text_are_not_asked_for(drafts_of, document_of)
 def test_dates_to_iso(drafts_of, document_of):
     texts = {"en": "May 4, 2031", "de": "4. Mai 2031"}
     content = {"kind": "date", "texts": texts, "names": NAMES}
-    document = document_of("locale_names", iso="2031-05-04", **content)
+    document = document_of("locale", iso="2031-05-04", **content)
     assert pairs(drafts_of("normalise_date", document)) == [
         ("May 4, 2031", "2031-05-04"),
         ("4. Mai 2031", "2031-05-04"),
     ]
-    assert drafts_of("normalise_date", document_of("locale_names", iso="", **content)) == []
+    assert drafts_of("normalise_date", document_of("locale", iso="", **content)) == []

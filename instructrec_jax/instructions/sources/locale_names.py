@@ -165,6 +165,7 @@ def _document(kind: str, key: str, texts: dict[str, str], *, group: str, iso: st
         text=texts["en"],
         licence=LICENCE,
         group=group,
+        kind="locale",
         hashed="\n".join(f"{code}\t{text}" for code, text in sorted(texts.items())),
         content={
             "kind": kind,

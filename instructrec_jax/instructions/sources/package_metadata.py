@@ -37,6 +37,7 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
         text=description,
         licence=licence,
         group=name,
+        kind="package",
         content={"name": fields["name"], "summary": summary, "description": description},
     )
 

@@ -92,6 +92,7 @@ def definitions(source: str, *, uri: str, licence: str) -> Iterator[Document]:
             text=_dedented(lines[first - 1 : last]),
             licence=licence,
             group=uri,
+            kind="python_definition",
             content={**content, "modules": modules},
         )
 

@@ -7,6 +7,7 @@ from pydoc_data.topics import topics
 from instructrec_jax.instructions.document import Document
 
 LICENCE = "PSF-2.0"
+WORK = "the Python language reference"
 _UNDERLINE = re.compile(r"[*=\-~^]{3,}")
 # Passages are whole paragraphs, gathered up to this many characters.
 _PASSAGE_CHARACTERS = 700
@@ -21,8 +22,8 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
     """Yield the passages of a topic.
 
     A passage is a document of its own: the passages of one topic may lie in different splits.
-    `content`: `topic` (the heading), `passage`, `opens` (whether it begins with the topic's very
-    first paragraph; a code block or half a sentence in front is left out and makes it False).
+    In `content`, `opens` says whether the passage begins with the topic's very first paragraph (a
+    code block or half a sentence in front is left out and makes it False).
     """
     (name,) = unit
     text = topics[name]
@@ -36,7 +37,15 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
             text=passage,
             licence=LICENCE,
             group=f"{name}:{first}",
-            content={"topic": heading, "passage": passage, "opens": first == opening},
+            kind="prose",
+            content={
+                "title": heading,
+                "headings": (WORK, heading),
+                "work": WORK,
+                "passage": passage,
+                "opens": first == opening,
+                "language": "en",
+            },
         )
 
 

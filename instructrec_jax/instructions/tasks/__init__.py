@@ -10,15 +10,16 @@ from instructrec_jax.instructions.tasks import code, execution, text, translatio
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what it asks, the corpora it is made from, and the generator of its drafts.
+    """A task: what it asks, the kinds of document it is made from, the generator of its drafts.
 
+    Every document of one of the kinds is used, whatever corpus it comes from; document.KINDS.
     `target_source` says how the target came about. `target_in_input` says when a draft whose
     target stands in its input is refused: "never" (wherever it stands), "not_whole" (it is the
     input, or a long part of it), "allowed" (tasks of extraction).
     """
 
     description: str
-    sources: tuple[str, ...]
+    kinds: tuple[str, ...]
     generate: Callable[[Document, Context], Iterator[Draft]]
     target_source: str
     target_in_input: str = "not_whole"
@@ -30,17 +31,17 @@ class Task:
         return f"tasks.{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
-_CODE = ("python_code",)
-_TOPICS = ("python_topics",)
-_LOCALES = ("locale_names",)
-_PROSE = ("python_topics", "python_code", "package_metadata")
+_CODE = ("python_definition",)
+_PROSE = ("prose",)
+_LOCALES = ("locale",)
+_TEXT = ("prose", "record", "python_definition", "package")
 
 
-def _translation(description: str, *kinds: str) -> Task:
+def _locale_translation(description: str, *phrases: str) -> Task:
     return Task(
         description=description,
-        sources=_LOCALES,
-        generate=partial(translation.translate, kinds=kinds),
+        kinds=_LOCALES,
+        generate=partial(translation.translate, phrases=phrases),
         target_source="parallel",
     )
 
@@ -135,55 +136,55 @@ TASKS = {
         target_source="executed",
     ),
     "open_topic": Task(
-        "A topic of the language reference → the opening of its text.",
-        _TOPICS,
+        "A section's heading → the opening of its text.",
+        _PROSE,
         text.open_topic,
         target_source="intrinsic",
     ),
     "name_topic": Task(
-        "A passage of the language reference → its topic.",
-        _TOPICS,
+        "A passage → the heading of its section.",
+        _PROSE,
         text.name_topic,
         target_source="intrinsic",
         target_in_input="never",
     ),
     "complete_passage": Task(
         "The first sentences of a passage → the next ones.",
-        _PROSE,
+        _TEXT,
         text.complete_passage,
         target_source="intrinsic",
     ),
     "fill_blanks": Task(
         "Sentences with words blanked out → the words.",
-        _PROSE,
+        _TEXT,
         text.fill_blanks,
         target_source="intrinsic",
     ),
     "order_sentences": Task(
         "Numbered sentences in disorder → the right order.",
-        _PROSE,
+        _TEXT,
         text.order_sentences,
         target_source="intrinsic",
     ),
     "summarise_package": Task(
         "A package's description → its one-line summary.",
-        ("package_metadata",),
+        ("package",),
         text.summarise_package,
         target_source="metadata",
     ),
-    "translate_names": _translation(
+    "translate_names": _locale_translation(
         "Names of countries, languages, scripts, currencies, days and months, from and to English.",
         *translation.NAMES,
     ),
-    "translate_dates": _translation(
+    "translate_dates": _locale_translation(
         "Dates, and dates with times, from and to English.", "date", "date_and_time"
     ),
-    "translate_measures": _translation("Numbers with units, from and to English.", "measure"),
-    "translate_amounts": _translation("Amounts of money, from and to English.", "amount"),
-    "translate_relative_times": _translation(
+    "translate_measures": _locale_translation("Numbers with units, from and to English.", "measure"),
+    "translate_amounts": _locale_translation("Amounts of money, from and to English.", "amount"),
+    "translate_relative_times": _locale_translation(
         'Times such as "in 3 days", from and to English.', "relative_time"
     ),
-    "translate_lists": _translation(
+    "translate_lists": _locale_translation(
         "Lists of countries or languages, from and to English.", "list"
     ),
     "identify_language": Task(

@@ -1,4 +1,4 @@
-"""Tasks about running text: the language reference, docstrings and package descriptions."""
+"""Tasks about running text: passages, records, docstrings and package descriptions."""
 
 import re
 from collections.abc import Iterator
@@ -42,11 +42,13 @@ def _last_sentences(sentences: list[str], length: int) -> str:
 
 
 def _prose(document: Document) -> str:
-    """The running text of a document of any of this module's corpora; may be ""."""
+    """The running text of a document of any of this module's kinds; may be ""."""
     content = document.content
-    if document.corpus == "python_topics":
+    if document.kind == "prose":
         return content["passage"]
-    if document.corpus == "package_metadata":
+    if document.kind == "record":
+        return content.get("text", "")
+    if document.kind == "package":
         return content["description"]
     paragraphs = content["docstring"].split("\n\n")
     prose = [p for p in paragraphs if not re.search(r"^\s|>>>|^[-=*]{3}", p, re.MULTILINE)]
@@ -54,19 +56,21 @@ def _prose(document: Document) -> str:
 
 
 def open_topic(document: Document, context: Context) -> Iterator[Draft]:
-    """A topic of the language reference → the opening of its text."""
+    """A section's heading → the opening of its text."""
     content = document.content
-    if content["opens"]:
+    if content["opens"] and content["title"]:
         # What stood between two paragraphs may be left out: the opening is of the first one.
         first = content["passage"].partition("\n")[0]
         opening = _first_sentences(_sentences(first), _LONGEST_OPENING)
-        yield Draft({"input": content["topic"]}, target=opening)
+        fields = {"input": content["title"], "work": content["work"]}
+        yield Draft(fields, target=opening)
 
 
 def name_topic(document: Document, context: Context) -> Iterator[Draft]:
-    """A passage of the language reference → the topic that it belongs to."""
+    """A passage → the heading of the section that it belongs to."""
     content = document.content
-    yield Draft({"input": content["passage"]}, target=content["topic"])
+    if content["title"]:
+        yield Draft({"input": content["passage"]}, target=content["title"])
 
 
 def complete_passage(document: Document, context: Context) -> Iterator[Draft]:

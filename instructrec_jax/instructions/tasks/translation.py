@@ -16,10 +16,10 @@ def _languages(document: Document, context: Context, *, count: int) -> list[str]
     return context.random(document, "languages").sample(others, min(count, len(others)))
 
 
-def translate(document: Document, context: Context, *, kinds: tuple[str, ...]) -> Iterator[Draft]:
-    """A name or phrase of one of the kinds → the same in another language, from and to English."""
+def translate(document: Document, context: Context, *, phrases: tuple[str, ...]) -> Iterator[Draft]:
+    """A name or phrase of one of the CLDR kinds `phrases` → the same in another language, from and to English."""
     content = document.content
-    if content["kind"] not in kinds:
+    if content["kind"] not in phrases:
         return
     count = len(content["texts"]) if content["kind"] in NAMES else _LANGUAGES_PER_PHRASE
     for code in _languages(document, context, count=count):
