@@ -12,7 +12,8 @@ from instructrec_jax.model.attention import (
     spread_diagonals,
 )
 
-BUCKET_SETTINGS = [(32, 128), (32, 64), (16, 20), (64, 256), (48, 200)]
+# The fourth half is odd, the fifth whole odd, the last as few as there may be.
+BUCKET_SETTINGS = [(32, 128), (32, 64), (16, 20), (30, 200), (7, 40), (64, 256), (4, 3)]
 
 
 def float64_bucket(distance, *, bidirectional, num_buckets, max_distance):
@@ -48,7 +49,7 @@ def test_buckets_equal_a_float64_reference(bidirectional, num_buckets, max_dista
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize(("num_buckets", "max_distance"), BUCKET_SETTINGS[:3])
+@pytest.mark.parametrize(("num_buckets", "max_distance"), BUCKET_SETTINGS[:5])
 def test_buckets_equal_those_of_transformers(bidirectional, num_buckets, max_distance):
     torch = pytest.importorskip("torch")
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
