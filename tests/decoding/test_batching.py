@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax.decoding.batching import (
+    cut,
     grouped_by_shape,
     length_bucket,
     padded,
@@ -35,3 +36,11 @@ def test_padding():
     tokens, mask = padded([[5, 6], [7]], (3, 3))
     np.testing.assert_array_equal(tokens, [[5, 6, 0], [7, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(mask, [[1, 1, 0], [1, 0, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kept"),
+    [([5, 6, 1], [5, 6, 1]), ([5, 6, 7, 1], [5, 6, 1]), ([5, 6, 7, 8], [5, 6, 7]), ([], [])],
+)
+def test_cutting_keeps_the_eos_at_the_end(tokens, kept):
+    assert cut(tokens, max_length=3, eos_id=1) == kept

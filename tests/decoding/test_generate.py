@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -52,8 +53,10 @@ def test_greedy_search_equals_transformers(name):
         vocabulary_size=config.vocabulary_size,
         eos_id=1,
     )
-    np.testing.assert_array_equal(tokens, golden["greedy"])
-    np.testing.assert_array_equal(lengths, MAX_NEW_TOKENS)
+    longest = golden["greedy"].shape[1]
+    np.testing.assert_array_equal(tokens[:, :longest], golden["greedy"])
+    ends = [[*row, *[1] * MAX_NEW_TOKENS].index(1) + 1 for row in golden["greedy"].tolist()]
+    np.testing.assert_array_equal(lengths, np.minimum(ends, MAX_NEW_TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +139,36 @@ def test_stop_reasons(params):
         assert eos_id not in generation.output_tokens[:-1]
         assert (generation.stop_reason == "eos") == (generation.output_tokens[-1] == eos_id)
         assert chr(eos_id) not in generation.output
+
+
+def test_eos_comes_after_the_least_number_of_tokens(params):
+    texts = random_texts(9, longest=15)
+    frequent = [token for g in answers(params, texts) for token in g.output_tokens]
+    tokenizer = CharacterTokenizer(eos_id=max(set(frequent), key=frequent.count))
+    free = answers(params, texts, tokenizer=tokenizer)
+    held = answers(params, texts, tokenizer=tokenizer, min_new_tokens=3)
+    assert min(len(g.output_tokens) for g in free) < 4 <= min(len(g.output_tokens) for g in held)
+    # What is long enough by itself stays as it is.
+    for before, after in zip(free, held, strict=True):
+        assert len(before.output_tokens) < 4 or after == before
+
+
+def test_token_ids_are_read_as_they_are(params):
+    texts = random_texts(3, longest=15)
+    as_tokens = [[*map(ord, text), 1] for text in texts]
+    assert_same(answers(params, as_tokens), answers(params, texts))
+    (without_eos, with_eos, cut) = answers(params, [as_tokens[0][:-1], texts[0], [5] * 33])
+    assert without_eos.score != with_eos.score
+    assert cut.truncated
+    assert_same([cut], [dataclasses.replace(answers(params, [[5] * 32])[0], truncated=True)])
+
+
+def test_sentinels_in_texts(params):
+    plain, parsed = (
+        answers(params, ["a <extra_id_0> b"], parse_sentinels=parse)[0] for parse in (False, True)
+    )
+    assert plain.score != parsed.score
+    assert_same([parsed], answers(params, ["a \x7f b"]))
 
 
 def test_ids_that_the_tokenizer_lacks_are_not_generated(params):
