@@ -5,6 +5,7 @@ file are made in memory, in which all special tokens, or all but the sentinels, 
 text contains. Ids are those of the file in both.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,9 @@ class JsonTokenizer:
         self.sentinel_ids = tuple(names[name] for name in sentinels)
         self._sentinel_numbers = {token: number for number, token in enumerate(self.sentinel_ids)}
         special = {backend.id_to_token(token) for token in (PAD_ID, EOS_ID, UNK_ID)}
-        special |= {token["content"] for token in fields["added_tokens"] if token["special"]}
+        special |= {
+            token["content"] for token in fields.get("added_tokens") or [] if token["special"]
+        }
         special -= set(sentinels)
         self._plain = _variant(backend, fields, hidden=special | set(sentinels))
         self._with_sentinels = _variant(backend, fields, hidden=special)
@@ -113,6 +116,7 @@ def json_tokenizer(model_bytes: bytes, *, origin: str) -> JsonTokenizer:
         ) from None
     try:
         fields = json.loads(model_bytes)
+        _check_character_maps(fields.get("normalizer"))
         backend = tokenizers.Tokenizer.from_buffer(model_bytes)
         # Texts are cut and padded elsewhere.
         backend.no_truncation()
@@ -124,19 +128,40 @@ def json_tokenizer(model_bytes: bytes, *, origin: str) -> JsonTokenizer:
             f"{origin} is not a tokenizer.json ({len(model_bytes)} bytes; {line:.100}): "
             "copy it again"
         ) from None
-    _check(backend, origin)
+    _check(backend, fields["model"], origin)
     return JsonTokenizer(backend, fields, model_bytes)
 
 
-def _check(backend: Any, origin: str) -> None:
+def _check(backend: Any, model: Mapping[str, Any], origin: str) -> None:
     """Raises ConfigError where pad, eos and unk are not 0, 1 and 2."""
     expected = (PAD_ID, EOS_ID, UNK_ID)
     found = tuple(map(backend.token_to_id, ("<pad>", "</s>", "<unk>")))
+    if isinstance(model["vocab"], list):  # A unigram model, which says so by number.
+        found = (*found[:2], model.get("unk_id"))
     if found != expected:
         raise ConfigError(
             f"{origin} has <pad>, </s>, <unk> = {found}, T5's conventions are (0, 1, 2): "
             "use a T5-family tokenizer or train one"
         )
+
+
+def _check_character_maps(normalizer: Any) -> None:
+    """Raises ValueError for a damaged map of characters, at which the package itself would panic.
+
+    A map is in base64: the length of a trie in four bytes, the trie of 4-byte units, and text.
+    """
+    if isinstance(normalizer, dict) and normalizer.get("type") == "Precompiled":
+        encoded = normalizer.get("precompiled_charsmap")
+        if not isinstance(encoded, str):
+            raise ValueError("precompiled_charsmap is no text")
+        character_map = base64.b64decode(encoded, validate=True)
+        length = int.from_bytes(character_map[:4], "little")
+        if length % 4 or not 0 < length <= len(character_map) - 4:
+            raise ValueError("precompiled_charsmap is damaged")
+        character_map[4 + length :].decode()
+    elif isinstance(normalizer, dict):
+        for each in normalizer.get("normalizers") or []:
+            _check_character_maps(each)
 
 
 def _variant(backend: Any, fields: Mapping[str, Any], *, hidden: set[str]) -> Any:
@@ -151,7 +176,7 @@ def _variant(backend: Any, fields: Mapping[str, Any], *, hidden: set[str]) -> An
             "content": renamed.get(token["content"], token["content"]),
             "special": token["content"] in hidden,
         }
-        for token in fields["added_tokens"]
+        for token in fields.get("added_tokens") or []
     ]
     model = dict(fields["model"])
     vocabulary = model["vocab"]

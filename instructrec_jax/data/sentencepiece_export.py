@@ -31,17 +31,17 @@ _WORDS = {
 
 def hugging_face_files(
     processor: sentencepiece.SentencePieceProcessor,
+    model_bytes: bytes,
     *,
     sentinel_ids: tuple[int, ...],
 ) -> dict[str, bytes]:
     """Names and contents of the files that make transformers give the same ids.
 
     Args:
-        processor: the model.
+        processor, model_bytes: the model.
         sentinel_ids: ids of <extra_id_0>, ...; those of the model's own pieces, or after them.
     """
-    model = processor.serialized_model_proto()
-    found = conventions(model)
+    found = conventions(model_bytes)
     pieces = processor.piece_size()
     added = sum(token >= pieces for token in sentinel_ids)
     fields: dict[str, Any] = {
@@ -51,7 +51,7 @@ def hugging_face_files(
         "eos_token": processor.id_to_piece(EOS_ID),
         "unk_token": processor.id_to_piece(UNK_ID),
     }
-    files = {MODEL_FILE: model}
+    files = {MODEL_FILE: model_bytes}
     is_like_t5 = found.collapses_spaces and found.adds_space and not found.byte_fallback
     if found.is_unigram and not is_like_t5:
         fields["tokenizer_class"] = "PreTrainedTokenizerFast"

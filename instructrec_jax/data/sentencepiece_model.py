@@ -34,20 +34,17 @@ class Conventions:
     collapses_spaces: bool
 
 
-def is_complete(model: bytes) -> bool:
-    """Whether the last part that every model has, the normaliser's, is there.
-
-    SentencePiece accepts a model that is cut between two pieces, and one of no bytes at all.
-    """
-    try:
-        return any(number == _NORMALIZER_PART for number, _ in _fields(model))
-    except ValueError:
-        return False
-
-
 def conventions(model: bytes) -> Conventions:
-    """The conventions of a complete model."""
+    """The conventions of a model.
+
+    Raises:
+        ValueError: the model is damaged, or lacks the last part that every model has, the
+            normaliser's. SentencePiece accepts a model that is cut between two pieces, and one of
+            no bytes at all.
+    """
     parts = {number: value for number, value in _fields(model) if number != _PIECE_PART}
+    if _NORMALIZER_PART not in parts:
+        raise ValueError("cut short")
     trainer = dict(_fields(_message(parts.get(_TRAINER_PART))))
     normalizer = dict(_fields(_message(parts.get(_NORMALIZER_PART))))
     # What is missing has its default.

@@ -14,7 +14,7 @@ from pathlib import Path
 import sentencepiece
 
 from instructrec_jax.data.sentencepiece_export import MODEL_FILE, hugging_face_files
-from instructrec_jax.data.sentencepiece_model import is_complete, without_pieces
+from instructrec_jax.data.sentencepiece_model import conventions, without_pieces
 from instructrec_jax.data.tokenizer_files import write_info
 from instructrec_jax.data.tokenizer_interface import (
     EOS_ID,
@@ -27,6 +27,7 @@ from instructrec_jax.errors import ConfigError
 
 # SentencePiece writes a space as this character and would decode a real one to a space.
 _SPACE_SYMBOL = "\u2581"
+_SENTINEL_START = "<extra_id_"
 _SPACE_SYMBOL_BYTES = tuple(f"<0x{byte:02X}>" for byte in _SPACE_SYMBOL.encode())
 
 
@@ -42,18 +43,20 @@ class SentencePieceTokenizer:
     eos_id = EOS_ID
     unk_id = UNK_ID
 
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, sentinels: int) -> None:
+    def __init__(
+        self, processor: sentencepiece.SentencePieceProcessor, model_bytes: bytes, sentinels: int
+    ) -> None:
         """Use `tokenizer_from_bytes` or `load_tokenizer`, which check the model first."""
         self._original = self._processor = processor
         self.pieces = int(processor.piece_size())
-        self.model_bytes: bytes = processor.serialized_model_proto()
+        self.model_bytes = model_bytes
         own = _own_sentinels(processor)
         if own:
             self.vocabulary_size = self.pieces
             self.sentinel_ids = own
             names = [processor.id_to_piece(token) for token in own]
             self._processor = sentencepiece.SentencePieceProcessor()
-            self._processor.LoadFromSerializedProto(without_pieces(self.model_bytes, names))
+            self._processor.LoadFromSerializedProto(without_pieces(model_bytes, names))
         else:
             self.vocabulary_size = self.pieces + sentinels
             self.sentinel_ids = tuple(range(self.vocabulary_size - 1, self.pieces - 1, -1))
@@ -63,7 +66,7 @@ class SentencePieceTokenizer:
             for number, token in enumerate(self.sentinel_ids)
         }
         counted = b"%d\n" % len(self.sentinel_ids)
-        self.sha256 = hashlib.sha256(counted + self.model_bytes).hexdigest()
+        self.sha256 = hashlib.sha256(counted + model_bytes).hexdigest()
         self._unknown_text = processor.decode([UNK_ID])
         newline_id = processor.piece_to_id("\n")
         symbol_ids = [processor.piece_to_id(piece) for piece in _SPACE_SYMBOL_BYTES]
@@ -85,15 +88,14 @@ class SentencePieceTokenizer:
         """
         # Bytes go in, because SentencePiece fails on surrogates with a message that helps nobody.
         encoded = [utf8(text) for text in texts]
-        if parse_sentinels:
-            if self._has_own_sentinels:
-                return self._original.encode(encoded)
-            return [self._encode_with_sentinels(text) for text in texts]
-        ids = self._processor.encode(encoded)
-        if self._keeps_text:
-            for index, text in enumerate(texts):
-                if _SPACE_SYMBOL in text:
-                    ids[index] = self._encode_around_space_symbols(text)
+        if parse_sentinels and self._has_own_sentinels:
+            return self._original.encode(encoded)
+        ids: list[list[int]] = self._processor.encode(encoded)
+        for index, text in enumerate(texts):
+            if parse_sentinels and _SENTINEL_START in text:
+                ids[index] = self._encode_with_sentinels(text)
+            elif self._keeps_text and _SPACE_SYMBOL in text:
+                ids[index] = self._encode_around_space_symbols(text)
         return ids
 
     def _encode_with_sentinels(self, text: str) -> list[int]:
@@ -149,7 +151,7 @@ class SentencePieceTokenizer:
 
     def hugging_face_files(self) -> dict[str, bytes]:
         """Names and contents of the tokenizer's files in a folder that transformers loads."""
-        return hugging_face_files(self._original, sentinel_ids=self.sentinel_ids)
+        return hugging_face_files(self._original, self.model_bytes, sentinel_ids=self.sentinel_ids)
 
 
 def sentencepiece_tokenizer(
@@ -162,10 +164,11 @@ def sentencepiece_tokenizer(
     """
     processor = sentencepiece.SentencePieceProcessor()
     try:
-        if not is_complete(model_bytes):
-            raise RuntimeError("cut short")
+        conventions(model_bytes)
         processor.LoadFromSerializedProto(model_bytes)
-    except RuntimeError:
+        # Fails for a piece that is no UTF-8.
+        processor.id_to_piece(list(range(processor.piece_size())))
+    except (RuntimeError, ValueError):
         size = f"{len(model_bytes)} bytes"
         raise ConfigError(
             f"{origin} is not a SentencePiece model ({size}; empty, cut short or damaged): "
@@ -177,7 +180,7 @@ def sentencepiece_tokenizer(
             f"{origin} has pad, eos, unk = {found}, T5's conventions are (0, 1, 2): "
             "use a T5-family tokenizer or train one"
         )
-    return SentencePieceTokenizer(processor, sentinels)
+    return SentencePieceTokenizer(processor, model_bytes, sentinels)
 
 
 def _own_sentinels(processor: sentencepiece.SentencePieceProcessor) -> tuple[int, ...]:

@@ -127,6 +127,25 @@ def test_other_conventions_are_refused(json_bytes):
         tokenizer_from_bytes(changed(json_bytes, swap), kind="tokenizers")
 
 
+@pytest.mark.parametrize("encoded", [None, 3, "", "x", "AAAA", "/////w==", "BAAAAAAAAAD//w=="])
+def test_damaged_character_map_is_refused(json_bytes, encoded, capfd):
+    def damage(fields):
+        fields["normalizer"]["normalizers"] = [
+            {"type": "Precompiled", "precompiled_charsmap": encoded}
+        ]
+
+    with pytest.raises(ConfigError, match=r"not a tokenizer\.json"):
+        tokenizer_from_bytes(changed(json_bytes, damage), kind="tokenizers")
+    # The package would panic, which prints a page.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_model_without_unk_is_refused(json_bytes):
+    damaged = changed(json_bytes, lambda fields: fields["model"].update(unk_id=None))
+    with pytest.raises(ConfigError, match=r"= \(0, 1, None\)"):
+        tokenizer_from_bytes(damaged, kind="tokenizers")
+
+
 def test_missing_package_is_named(json_bytes, tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_bytes(json_bytes)
     real_import = builtins.__import__

@@ -221,6 +221,13 @@ def test_model_cut_at_any_byte_is_refused(tokenizer):
             tokenizer_from_bytes(model[:kept], 10)
 
 
+def test_piece_that_is_no_utf8_is_refused(tokenizer):
+    damaged = tokenizer.model_bytes.replace("好".encode(), b"\xff\xff\xff")
+    assert damaged != tokenizer.model_bytes
+    with pytest.raises(ConfigError, match="not a SentencePiece model"):
+        tokenizer_from_bytes(damaged, 10)
+
+
 def test_model_of_other_conventions_is_refused(corpus, tmp_path):
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
