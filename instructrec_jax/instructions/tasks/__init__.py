@@ -1,35 +1,11 @@
 """The task bank. A new task is one generator, one entry here, and one file of templates."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
-from instructrec_jax.instructions.document import Context, Document, Draft
 from instructrec_jax.instructions.tasks import code, execution, text, translation
+from instructrec_jax.instructions.tasks.task import Task
 
-
-@dataclass(frozen=True)
-class Task:
-    """A task: what it asks, the kinds of document it is made from, the generator of its drafts.
-
-    Every document of one of the kinds is used, whatever corpus it comes from; document.KINDS.
-    `target_source` says how the target came about. `target_in_input` says when a draft whose
-    target stands in its input is refused: "never" (wherever it stands), "not_whole" (it is the
-    input, or a long part of it), "allowed" (tasks of extraction).
-    """
-
-    description: str
-    kinds: tuple[str, ...]
-    generate: Callable[[Document, Context], Iterator[Draft]]
-    target_source: str
-    target_in_input: str = "not_whole"
-
-    @property
-    def generator_name(self) -> str:
-        """Where the generator is found, e.g. "tasks.code.find_bug"."""
-        function = getattr(self.generate, "func", self.generate)
-        return f"tasks.{function.__module__.rpartition('.')[2]}.{function.__name__}"
-
+__all__ = ["TASKS", "Task"]
 
 _CODE = ("python_definition",)
 _PROSE = ("prose",)
@@ -179,7 +155,9 @@ TASKS = {
     "translate_dates": _locale_translation(
         "Dates, and dates with times, from and to English.", "date", "date_and_time"
     ),
-    "translate_measures": _locale_translation("Numbers with units, from and to English.", "measure"),
+    "translate_measures": _locale_translation(
+        "Numbers with units, from and to English.", "measure"
+    ),
     "translate_amounts": _locale_translation("Amounts of money, from and to English.", "amount"),
     "translate_relative_times": _locale_translation(
         'Times such as "in 3 days", from and to English.', "relative_time"

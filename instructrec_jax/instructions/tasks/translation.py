@@ -17,7 +17,7 @@ def _languages(document: Document, context: Context, *, count: int) -> list[str]
 
 
 def translate(document: Document, context: Context, *, phrases: tuple[str, ...]) -> Iterator[Draft]:
-    """A name or phrase of one of the CLDR kinds `phrases` → the same in another language, from and to English."""
+    """A name or phrase of the CLDR kinds `phrases` → the same from and to English."""
     content = document.content
     if content["kind"] not in phrases:
         return
