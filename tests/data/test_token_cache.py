@@ -66,6 +66,18 @@ def texts(cache, tokenizer):
     return found
 
 
+def test_sentinels_are_parsed_where_they_are_asked_for(tmp_path, tokenizer):
+    file = tmp_path / "spans.jsonl"
+    record = {"instruction": "a <extra_id_0> c", "output": "<extra_id_0> b", "split": "train"}
+    file.write_text(json.dumps(record))
+    plain = open_cache(file, tokenizer, validation_fraction=0)
+    parsed = open_cache(file, tokenizer, validation_fraction=0, parse_sentinels=True)
+    sentinel = tokenizer.sentinel_ids[0]
+    assert sentinel not in [*plain.encoder_tokens, *plain.decoder_tokens]
+    assert sentinel in parsed.encoder_tokens and parsed.decoder_tokens[0] == sentinel
+    assert texts(plain, tokenizer) == [("a <extra_id_0> c", "<extra_id_0> b")]
+
+
 def test_holds_the_text_of_every_example(dataset, tokenizer):
     cache = open_cache(dataset, tokenizer)
     assert texts(cache, tokenizer) == [
@@ -222,7 +234,7 @@ def test_folder_that_cannot_be_written_is_named(dataset, tokenizer):
 
 
 def test_characters_lost_to_unk_are_reported(dataset, tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts: [[2, 7] for _ in texts])
+    monkeypatch.setattr(tokenizer, "encode_batch", lambda texts, **_: [[2, 7] for _ in texts])
     said = []
     cache = open_cache(dataset, tokenizer, progress=said.append)
     assert cache.unknown_tokens == 6

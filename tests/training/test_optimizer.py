@@ -91,6 +91,24 @@ def test_clipping_is_over_all_parameters():
     np.testing.assert_allclose(updates["encoder"]["layers"]["k"], [[0], [-0.5 * 4 / 5]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adafactor"])
+def test_a_stack_that_is_frozen_has_no_state(name):
+    params = {"decoder": parameters()["decoder"]}
+    tx = optimizer(name=name, weight_decay=0.1, clip_norm=1.0)
+    updates, state = tx.update(params, tx.init(params), params)
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    names = [str(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    assert any("kernel" in name for name in names)
+    assert not any("'encoder'" in name and "kernel" in name for name in names)
+
+
+def test_decay_draws_adapters_to_zero():
+    params = {"encoder": {"layers": {"query": {"lora_a": np.ones((2, 3, 1), np.float32)}}}}
+    tx = optimizer(name="adamw", weight_decay=0.1)
+    updates, _ = tx.update(jax.tree.map(np.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(jax.tree.leaves(updates)[0], -0.05 * np.ones((2, 3, 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["adamw", "lion"])
 def test_decay_is_decoupled_and_spares_norms(name):
     params = parameters()

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,10 @@ from jax.sharding import PartitionSpec as P
 
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.model.config import t5_config
+from instructrec_jax.model.lora import LoraConfig
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding
+from instructrec_jax.training.freezing import Freezing, split
 from instructrec_jax.training.optimizer import make_optimizer
 
 
@@ -53,9 +57,30 @@ def test_axes_that_do_not_divide_are_named(tiny_config):
     assert any("feed_forward/up/kernel" in problem for problem in problems)
 
 
+def test_adapters_and_biases_of_layers_are_split_like_the_kernels_beside_them(tiny_config):
+    lora = LoraConfig(rank=3, alpha=1.0)
+    config = dataclasses.replace(tiny_config, lora=lora, shared_relative_bias=False)
+    specs = {
+        sharding.path_name(path): tuple(spec)
+        for path, spec in jax.tree_util.tree_leaves_with_path(
+            sharding.parameter_specs(shapes_of(config)), is_leaf=lambda leaf: isinstance(leaf, P)
+        )
+    }
+    for path in config.adapted_projections():
+        _, into, out = specs[f"{path}/kernel"]
+        assert specs[f"{path}/lora_a"] == (None, into, None)
+        assert specs[f"{path}/lora_b"] == (None, None, out)
+    assert specs["encoder/layers/relative_bias/embedding"] == (None, None, "tensor")
+
+
+@pytest.mark.parametrize("frozen", ["", "encoder", "all but adapters"])
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
-def test_moments_are_split_like_their_parameters(name, tiny_config):
-    shapes = shapes_of(tiny_config)
+def test_moments_are_split_like_their_parameters(name, frozen, tiny_config):
+    lora = LoraConfig(rank=2, alpha=1.0) if frozen == "all but adapters" else None
+    patterns = ("encoder/.*",) if frozen == "encoder" else ()
+    freezing = Freezing(patterns=patterns, adapters_only=lora is not None)
+    whole = shapes_of(dataclasses.replace(tiny_config, lora=lora))
+    shapes = jax.eval_shape(lambda tree: split(tree, freezing)[0], whole)
     options = {"momentum": 0.9} if name == "adafactor" else {}
     optimizer = make_optimizer(
         name=name,

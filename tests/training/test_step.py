@@ -7,8 +7,10 @@ import numpy as np
 import optax
 import pytest
 
+from instructrec_jax.model.lora import LoraConfig, merge_adapters
 from instructrec_jax.model.t5 import T5
 from instructrec_jax.training import sharding
+from instructrec_jax.training.freezing import ADAPTERS_ONLY, Freezing, joined
 from instructrec_jax.training.loss import summed_nll
 from instructrec_jax.training.step import (
     StepSettings,
@@ -42,13 +44,24 @@ def one_device_mesh():
     )
 
 
-def take_step(config, batch, mesh, *, optimizer=None, steps=1, **settings):
+def take_step(config, batch, mesh, **choices):
     """(figures of the last step, parameters after it) as NumPy."""
+    figures, state = take_steps(config, batch, mesh, **choices)
+    return figures[-1], state.parameters
+
+
+def take_steps(
+    config, batch, mesh, *, optimizer=None, steps=1, freezing=None, given=None, **settings
+):
+    """(figures of each step, state after the last) as NumPy."""
     optimizer = optimizer or optax.sgd(1.0)
-    shapes = jax.eval_shape(lambda: initial_state(config, optimizer, seed=0))
-    shardings = state_shardings(shapes, mesh)
+
+    def start(given):
+        return initial_state(config, optimizer, seed=0, freezing=freezing, given=given)
+
+    shardings = state_shardings(jax.eval_shape(start, given), mesh)
     with jax.set_mesh(mesh):
-        state = jax.jit(lambda: initial_state(config, optimizer, seed=0), out_shardings=shardings)()
+        state = jax.jit(start, out_shardings=shardings)(given)
         step = make_train_step(
             config=config,
             optimizer=optimizer,
@@ -58,10 +71,12 @@ def take_step(config, batch, mesh, *, optimizer=None, steps=1, **settings):
             shardings=shardings,
         )
         rows = len(batch["encoder_input_tokens"])
+        every = []
         for _ in range(steps):
             whole = {**batch, "stop_votes": np.zeros(rows, np.int32)}
             state, figures = step(state, sharding.global_batch(mesh, whole, rows))
-    return jax.device_get(figures), jax.device_get(state.parameters)
+            every.append(jax.device_get(figures))
+    return every, jax.device_get(state)
 
 
 def assert_close(left, right, tolerance=2e-5):
@@ -148,6 +163,62 @@ def test_a_non_finite_loss_leaves_the_state_as_it_was(tiny_config, packed_batch)
     fresh = jax.device_get(initial_state(tiny_config, optax.adam(1.0), seed=0).parameters)
     # How random numbers are drawn may depend on the sharding in the last bit; NaN would be far off.
     assert_close(parameters, fresh, tolerance=1e-6)
+
+
+LORA = LoraConfig(rank=2, alpha=4.0, targets=r".*_attention/(query|out)|.*/feed_forward/up")
+
+
+def test_adapters_alone_are_trained_from_the_base_model_on_any_mesh(
+    tiny_config, packed_batch, on_one_device
+):
+    base = initial_state(tiny_config, optax.sgd(1.0), seed=0).parameters
+    adapted = dataclasses.replace(tiny_config, lora=LORA)
+    fresh = initial_state(adapted, optax.sgd(1.0), seed=1, freezing=ADAPTERS_ONLY)
+    choices = {"steps": 2, "freezing": ADAPTERS_ONLY, "optimizer": optax.adam(0.1)}
+    choices["given"] = joined(fresh.trained, base)
+    alone, there = (
+        take_steps(adapted, packed_batch, mesh, **choices)
+        for mesh in (one_device_mesh(), sharding.make_mesh(MESHES["mixed"]))
+    )
+    np.testing.assert_allclose(alone[0][0]["loss"], on_one_device[0]["loss"], rtol=1e-6)
+    assert alone[0][1]["loss"] < alone[0][0]["loss"]
+    for key in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(there[0][1][key], alone[0][1][key], rtol=1e-4)
+    for figures, state in (alone, there):
+        assert len(figures) == 2
+        jax.tree.map(np.testing.assert_array_equal, state.frozen, jax.device_get(base))
+        moments = sum(leaf.size for leaf in jax.tree.leaves(state.optimizer_state))
+        assert moments == 2 * sum(leaf.size for leaf in jax.tree.leaves(state.trained)) + 1
+        for before, after in zip(
+            jax.tree.leaves(fresh.trained), jax.tree.leaves(state.trained), strict=True
+        ):
+            assert not np.array_equal(before, after)
+    merged = merge_adapters(alone[1].parameters, LORA)
+    np.testing.assert_allclose(
+        T5(tiny_config).apply({"params": merged}, packed_batch),
+        T5(adapted).apply({"params": alone[1].parameters}, packed_batch),
+        atol=2e-5,
+    )
+
+
+def test_frozen_parameters_have_neither_gradient_nor_state(
+    tiny_config, packed_batch, on_one_device
+):
+    freezing = Freezing(patterns=("encoder/.*", "token_embedder/embedding", ".*/kernel"))
+    [figures], state = take_steps(
+        tiny_config,
+        packed_batch,
+        one_device_mesh(),
+        freezing=freezing,
+        optimizer=optax.chain(optax.clip_by_global_norm(1e-3), optax.sgd(1.0)),
+    )
+    fresh = jax.device_get(initial_state(tiny_config, optax.sgd(1.0), seed=0, freezing=freezing))
+    jax.tree.map(np.testing.assert_array_equal, state.frozen, fresh.frozen)
+    moved = jax.tree.map(lambda new, old: new - old, state.trained, fresh.trained)
+    # The norm that is clipped counts what is trained, as does the one that is reported.
+    np.testing.assert_allclose(optax.tree.norm(moved), 1e-3, rtol=1e-3)
+    assert 0 < figures["gradient_norm"] < on_one_device[0]["gradient_norm"]
+    np.testing.assert_allclose(figures["loss"], on_one_device[0]["loss"], rtol=1e-6)
 
 
 def test_evaluation_sums_are_those_of_the_model(tiny_config, packed_batch):
