@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from instructrec_jax.data.sentencepiece_export import JSON_FILE
-from instructrec_jax.data.tokenizer_files import CONFIG_FILE, json_bytes, write_info
+from instructrec_jax.data.tokenizer_files import CONFIG_FILE, JSON_FILE, json_bytes, write_info
 from instructrec_jax.data.tokenizer_interface import (
     EOS_ID,
     PAD_ID,
@@ -42,19 +41,21 @@ class JsonTokenizer:
         self.sha256 = hashlib.sha256(b"tokenizers\n" + model_bytes).hexdigest()
         names: dict[str, int] = backend.get_vocab(with_added_tokens=True)
         self.vocabulary_size = max(names.values()) + 1
+        # Of both "<extra_id_0>" and this with a space symbol before it the first one counts.
         by_number = {
-            number: name for name in names if (number := sentinel_number(name)) is not None
+            number: name
+            for name in sorted(names, reverse=True)
+            if (number := sentinel_number(name)) is not None
         }
         count = next(n for n in range(len(by_number) + 1) if n not in by_number)
         sentinels = [by_number[number] for number in range(count)]
         self.sentinel_ids = tuple(names[name] for name in sentinels)
-        self._sentinel_numbers = {token: number for number, token in enumerate(self.sentinel_ids)}
         special = {backend.id_to_token(token) for token in (PAD_ID, EOS_ID, UNK_ID)}
         special |= {
             token["content"] for token in fields.get("added_tokens") or [] if token["special"]
         }
         special -= set(sentinels)
-        self._plain = _variant(backend, fields, hidden=special | set(sentinels))
+        self._plain = _variant(backend, fields, hidden=special | set(filter(_is_sentinel, names)))
         self._with_sentinels = _variant(backend, fields, hidden=special)
 
     def encode(self, text: str) -> list[int]:
@@ -143,6 +144,10 @@ def _check(backend: Any, model: Mapping[str, Any], origin: str) -> None:
             f"{origin} has <pad>, </s>, <unk> = {found}, T5's conventions are (0, 1, 2): "
             "use a T5-family tokenizer or train one"
         )
+
+
+def _is_sentinel(name: str) -> bool:
+    return sentinel_number(name) is not None
 
 
 def _check_character_maps(normalizer: Any) -> None:

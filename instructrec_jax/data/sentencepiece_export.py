@@ -12,11 +12,9 @@ from typing import Any
 import sentencepiece
 
 from instructrec_jax.data.sentencepiece_model import Conventions, conventions
-from instructrec_jax.data.tokenizer_files import CONFIG_FILE, json_bytes
+from instructrec_jax.data.tokenizer_files import CONFIG_FILE, JSON_FILE, MODEL_FILE, json_bytes
 from instructrec_jax.data.tokenizer_interface import EOS_ID, PAD_ID, UNK_ID
 
-MODEL_FILE = "spiece.model"
-JSON_FILE = "tokenizer.json"
 _SPACE_SYMBOL = "\u2581"
 # A byte piece stands for a byte that nothing else covers, whatever its score; in a text its name is
 # spelt by other pieces, which always score better than this.

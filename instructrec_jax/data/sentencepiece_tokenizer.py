@@ -13,9 +13,9 @@ from pathlib import Path
 
 import sentencepiece
 
-from instructrec_jax.data.sentencepiece_export import MODEL_FILE, hugging_face_files
+from instructrec_jax.data.sentencepiece_export import hugging_face_files
 from instructrec_jax.data.sentencepiece_model import conventions, without_pieces
-from instructrec_jax.data.tokenizer_files import write_info
+from instructrec_jax.data.tokenizer_files import MODEL_FILE, write_info
 from instructrec_jax.data.tokenizer_interface import (
     EOS_ID,
     PAD_ID,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from instructrec_jax.data.byte_tokenizer import BYT5_SENTINELS, byte_tokenizer
 from instructrec_jax.data.json_tokenizer import json_tokenizer
-from instructrec_jax.data.sentencepiece_export import JSON_FILE, MODEL_FILE
 from instructrec_jax.data.sentencepiece_tokenizer import sentencepiece_tokenizer
 from instructrec_jax.data.tokenizer_files import (
     INFO_FILE,
+    JSON_FILE,
+    MODEL_FILE,
     hugging_face_class,
     hugging_face_sentinels,
     read_info,
@@ -85,14 +86,19 @@ def load_tokenizer(path: Path, *, sentinels: int | None = None) -> Tokenizer:
     described = None
     if path.is_dir() or path.name in _FILES.values():
         described = read_info(info_path)
-    kind = described.kind if described is not None and path.is_dir() else _kind_of(path)
-    model_path = path if not path.is_dir() else folder / _FILES.get(kind, "")
-    model_bytes = b"" if kind == "bytes" else _read(model_path)
-    if described is not None and described.kind == kind:
+    if path.is_dir():
+        kind = described.kind if described is not None else _kind_of_folder(path)
+        model_path = folder / _FILES.get(kind, "")
+    else:
+        kind = "tokenizers" if path.suffix == ".json" else "sentencepiece"
+        model_path = path
+        if described is not None and described.kind != kind:
+            described = None
+    if described is not None:
         counted = described.sentinels
     else:
-        described = None
         counted = _count_sentinels(path, folder, kind)
+    model_bytes = b"" if kind == "bytes" else _read(model_path)
     origin = str(model_path)
     tokenizer = tokenizer_from_bytes(model_bytes, counted, kind=kind, origin=origin)
     if described is not None and described.sha256 != tokenizer.sha256:
@@ -105,10 +111,8 @@ def load_tokenizer(path: Path, *, sentinels: int | None = None) -> Tokenizer:
     return tokenizer
 
 
-def _kind_of(path: Path) -> str:
-    """The kind of a model file, or of a folder that has no description of ours."""
-    if not path.is_dir():
-        return "tokenizers" if path.suffix == ".json" else "sentencepiece"
+def _kind_of_folder(path: Path) -> str:
+    """The kind in a folder that has no description of ours."""
     if (path / MODEL_FILE).exists():
         return "sentencepiece"
     if hugging_face_class(path) == "ByT5Tokenizer":

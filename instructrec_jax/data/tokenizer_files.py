@@ -11,6 +11,8 @@ from instructrec_jax.errors import ConfigError
 
 INFO_FILE = "tokenizer_info.json"
 CONFIG_FILE = "tokenizer_config.json"
+MODEL_FILE = "spiece.model"
+JSON_FILE = "tokenizer.json"
 FORMAT_VERSION = 1
 KINDS = ("sentencepiece", "bytes", "tokenizers")
 # Where a Hugging Face folder may name sentinels; the names of the fields are those of several

@@ -64,6 +64,16 @@ def test_keeps_every_character(tokenizer: Tokenizer, text):
     assert all(2 < token < tokenizer.pieces for token in ids)
 
 
+@given(st.lists(st.sampled_from([*AWKWARD, "<extra_id_0>", "<extra_id_9>", "<extra_id_10>", " x"])))
+@settings(deadline=None, max_examples=100)
+def test_keeps_text_and_sentinels(tokenizer: Tokenizer, parts):
+    text = "".join(parts)
+    [ids] = tokenizer.encode_batch([text], parse_sentinels=True)
+    assert tokenizer.decode(ids) == text
+    sentinels = [part for part in parts if part in ("<extra_id_0>", "<extra_id_9>")]
+    assert len([token for token in ids if token in tokenizer.sentinel_ids]) >= len(sentinels)
+
+
 @pytest.mark.parametrize("text", AWKWARD)
 def test_keeps_awkward_text(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
