@@ -275,9 +275,7 @@ def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
         way_out = ", or --config.data.allow_data_change=true to go on" if of_data else ""
         raise ConfigError(
             f"this is not the run that {config.workdir} holds: "
-            + ", ".join(
-                f"{key} was {_or_off(old)}, is {_or_off(new)}" for key, old, new in differing
-            )
+            + ", ".join(f"{key} was {_word(old)}, is {_word(new)}" for key, old, new in differing)
             + f"; give another --workdir{way_out}"
         )
 
