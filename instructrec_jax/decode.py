@@ -50,6 +50,8 @@ from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.training.model_folder import LoadedModel, load_model
 
+_DEFAULT_NUM_BEAMS = 4
+
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "Run folder, one of its checkpoints, or a folder with a model."
 )
@@ -63,7 +65,9 @@ _SEARCH = flags.DEFINE_enum(
     "search", None, ["greedy", "beam"], "How to look for the best answer; greedy by default."
 )
 _NUM_BEAMS = flags.DEFINE_integer(
-    "num_beams", None, "Answers that beam search follows at once; 4 by default."
+    "num_beams",
+    None,
+    f"Answers that beam search follows at once; {_DEFAULT_NUM_BEAMS} by default.",
 )
 _LENGTH_PENALTY = flags.DEFINE_float(
     "length_penalty",
@@ -335,7 +339,7 @@ def _beam_settings() -> BeamSettings | None:
             if flag.value not in (None, harmless):
                 raise ConfigError(f"--{flag.name}={flag.value} needs --search=beam")
         return None
-    num_beams = 4 if _NUM_BEAMS.value is None else _NUM_BEAMS.value
+    num_beams = _DEFAULT_NUM_BEAMS if _NUM_BEAMS.value is None else _NUM_BEAMS.value
     num_outputs = 1 if _NUM_OUTPUTS.value is None else _NUM_OUTPUTS.value
     if num_outputs > num_beams:
         raise ConfigError(f"--num_outputs={num_outputs} is more than --num_beams={num_beams}")

@@ -167,32 +167,14 @@ def _beam_search(
         position = search.cache.position
         logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
         allowed = (ids < vocabulary_size) & ((ids != eos_id) | (position >= min_new_tokens))
-        parents, chosen, scores = _candidates(logits, allowed, search.scores)
-        extended = _of_beams(search.tokens, parents).at[:, :, position].set(chosen)
-        is_eos = chosen == eos_id
-        ends = is_eos | (position + 1 == max_new_tokens)
-        ended = _with_ended(
-            search.ended,
-            Beams(
-                tokens=extended[:, :num_beams],
-                lengths=jnp.full_like(chosen[:, :num_beams], position + 1),
-                scores=scores[:, :num_beams],
-                beam_scores=jnp.where(
-                    ends & search.open[:, None], scores / divisors[position], -jnp.inf
-                )[:, :num_beams],
-            ),
-        )
-        running_scores, kept = jax.lax.top_k(jnp.where(is_eos, -jnp.inf, scores), num_beams)
-        worst = ended.beam_scores[:, -1]
-        full = worst > -jnp.inf
-        hoped = running_scores[:, 0] / hoped_divisors[position]
-        return _Search(
-            cache=_reordered(cache, _of_beams(parents, kept)),
-            last_tokens=_of_beams(chosen, kept).reshape(-1),
-            tokens=_of_beams(extended, kept),
-            scores=running_scores,
-            ended=ended,
-            open=search.open & (hoped > worst) & ~(full & stop_when_full),
+        return _advanced(
+            search,
+            cache,
+            _candidates(logits, allowed, search.scores),
+            eos_id=eos_id,
+            divisor=divisors[position],
+            hoped_divisor=hoped_divisors[position],
+            stop_when_full=stop_when_full,
         )
 
     cache = apply(
@@ -224,6 +206,46 @@ def _start(cache: DecodeCache, *, num_beams: int, max_new_tokens: int) -> _Searc
         scores=nothing.at[:, 0].set(0.0),
         ended=Beams(tokens, jnp.zeros((batch, num_beams), jnp.int32), nothing, nothing),
         open=jnp.any(cache.encoder_segment_ids > 0, axis=1),
+    )
+
+
+def _advanced(
+    search: _Search,
+    cache: DecodeCache,
+    candidates: tuple[Array, Array, Array],
+    *,
+    eos_id: Array | int,
+    divisor: Array,
+    hoped_divisor: Array,
+    stop_when_full: Array | bool,
+) -> _Search:
+    """The search after a step: `cache` has its place added, `candidates` are of `_candidates`.
+
+    `divisor` and `hoped_divisor` are those of this step's length.
+    """
+    parents, chosen, scores = candidates
+    num_beams, max_new_tokens = search.tokens.shape[1:]
+    tokens = _of_beams(search.tokens, parents).at[:, :, cache.position - 1].set(chosen)
+    is_eos = chosen == eos_id
+    ends = (is_eos | (cache.position == max_new_tokens)) & search.open[:, None]
+    candidates_ended = Beams(
+        tokens=tokens,
+        lengths=jnp.full_like(chosen, cache.position),
+        scores=scores,
+        beam_scores=jnp.where(ends, scores / divisor, -jnp.inf),
+    )
+    ended = _with_ended(search.ended, jax.tree.map(lambda x: x[:, :num_beams], candidates_ended))
+    running_scores, kept = jax.lax.top_k(jnp.where(is_eos, -jnp.inf, scores), num_beams)
+    worst = ended.beam_scores[:, -1]
+    improvable = running_scores[:, 0] / hoped_divisor > worst
+    full = worst > -jnp.inf
+    return _Search(
+        cache=_reordered(cache, _of_beams(parents, kept)),
+        last_tokens=_of_beams(chosen, kept).reshape(-1),
+        tokens=_of_beams(tokens, kept),
+        scores=running_scores,
+        ended=ended,
+        open=search.open & improvable & ~(full & stop_when_full),
     )
 
 
