@@ -16,12 +16,6 @@ import numpy as np
 # Names of an adapted projection's parameters beside its kernel.
 ADAPTER_NAMES = ("lora_a", "lora_b")
 
-# Regexes for `LoraConfig.targets`, matched against paths such as
-# "encoder/layers/self_attention/query".
-ATTENTION_TARGETS = r".*_attention/(query|key|value|out)"
-QUERY_VALUE_TARGETS = r".*_attention/(query|value)"  # what the paper adapts
-ALL_TARGETS = r".*"
-
 
 @dataclass(frozen=True)
 class LoraConfig:
@@ -30,7 +24,8 @@ class LoraConfig:
     rank: int
     alpha: float  # the adapters' product is scaled by alpha / rank
     dropout: float = 0.0  # on the adapters' input, in training
-    targets: str = ALL_TARGETS  # a regex that the whole path of a projection matches
+    # A regex that matches the whole path of a projection, "encoder/layers/self_attention/query".
+    targets: str = ".*"
 
     def __post_init__(self) -> None:
         if self.rank < 1:
