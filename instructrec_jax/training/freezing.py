@@ -51,7 +51,7 @@ def freezing_problems(freezing: Freezing, parameters: Any) -> list[str]:
     for pattern in freezing.patterns:
         try:
             matches = any(re.fullmatch(pattern, path) for path in paths)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             problems.append(f"optimizer.freeze: '{pattern}' is not a regex: {error}")
             continue
         if not matches:

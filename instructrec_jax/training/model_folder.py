@@ -142,7 +142,8 @@ def check_base(record: Mapping[str, Any], frozen: Any, *, given: str) -> None:
     if wrong:
         raise CheckpointError(
             f"{given} is not the base of these adapters: {wrong[0]} has other weights than in "
-            f"{record['absolute_path']} ({record['description']}) when they were trained"
+            f"{record['absolute_path']} ({record['description']}) when they were trained; they "
+            "need that model"
         )
 
 
