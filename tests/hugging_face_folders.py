@@ -6,9 +6,9 @@ import json
 from model.reference import CONFIGS, fixed_parameters
 from safetensors.numpy import load_file, save_file
 
-from instructrec_jax.convert import open_source, write_hugging_face, write_orbax
 from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.training.checkpoint import save_model
+from instructrec_jax.training.conversion import open_source, write_hugging_face, write_orbax
 
 
 def config_of(name="v1_1", **changes):

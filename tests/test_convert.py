@@ -21,10 +21,10 @@ from hugging_face_folders import (
 )
 from model.reference import fixed_parameters, padded_batch, transformers_model
 
-from instructrec_jax.convert import open_source
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.errors import CheckpointError
 from instructrec_jax.model.t5 import T5
+from instructrec_jax.training.conversion import open_source
 from instructrec_jax.training.model_folder import load_model
 
 TEXTS = ["line 3: count 9 words", "count 16", "line"]

@@ -7,8 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from hugging_face_folders import (
     change_json,
     change_tensors,
@@ -17,9 +15,9 @@ from hugging_face_folders import (
     write_both,
 )
 
-from instructrec_jax import convert
-from instructrec_jax.convert import check_folders, open_source, parse_size
 from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.training import conversion
+from instructrec_jax.training.conversion import check_folders, open_source, parse_size
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +155,8 @@ def test_nothing_is_left_of_what_fails_in_the_middle(exported, tmp_path, monkeyp
             raise CheckpointError(f"{path} is damaged")
         return read_parameter(model, path)
 
-    read_parameter = convert.read_parameter
-    monkeypatch.setattr(convert, "read_parameter", read)
+    read_parameter = conversion.read_parameter
+    monkeypatch.setattr(conversion, "read_parameter", read)
     source, write = {"hf": ("model", to_hugging_face), "orbax": ("hf", to_orbax)}[to]
     with pytest.raises(CheckpointError, match="is damaged$"):
         write(exported / source, tmp_path / "target")
@@ -194,32 +192,22 @@ def test_bad_sizes(text):
         parse_size(text)
 
 
-def run_main(**values):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**{name: str(value) for name, value in values.items()}):
-        convert.main()
-
-
 @pytest.mark.parametrize("to", ["hf", "orbax"])
-def test_dry_run_shows_the_plan_and_writes_nothing(exported, tmp_path, capsys, to):
-    source = exported / {"hf": "model", "orbax": "hf"}[to]
-    with flagsaver.flagsaver(dry_run=True):
-        run_main(source=source, target=tmp_path / "out", to=to)
-    words = capsys.readouterr().err
-    assert "shared.weight" in words and "nothing is written" in words
+def test_dry_run_shows_the_plan_and_writes_nothing(exported, tmp_path, to):
+    source, write = {"hf": ("model", to_hugging_face), "orbax": ("hf", to_orbax)}[to]
+    lines = write(exported / source, tmp_path / "out", dry_run=True)
+    assert any("shared.weight" in line for line in lines)
     assert not list(tmp_path.iterdir())
 
 
-def test_flags_that_mean_nothing(exported, tmp_path):
-    common = {"target": tmp_path / "out", "to": "orbax"}
+def test_what_means_nothing_for_a_source(exported, tmp_path):
     with pytest.raises(ConfigError, match="--architecture is for T5X"):
-        run_main(source=exported / "hf", architecture="t5_small", **common)
+        open_source(exported / "hf", architecture="t5_small")
     with pytest.raises(ConfigError, match="has its own tokenizer"):
-        run_main(source=exported / "model", tokenizer="spiece.model", **common)
+        open_source(exported / "model", tokenizer="spiece.model")
     (tmp_path / "t5x" / "target.token_embedder.embedding").mkdir(parents=True)
     with pytest.raises(ConfigError, match="has no tokenizer"):
-        run_main(source=tmp_path / "t5x", **common)
+        open_source(tmp_path / "t5x")
 
 
 def test_a_tokenizer_from_elsewhere(hugging_face, exported, tmp_path):
