@@ -272,6 +272,7 @@ class Loop:
                 tokenizer=self._run.data.tokenizer,
                 max_new_tokens=config.evaluate.max_new_tokens,
                 encoder_length=config.data.encoder_length,
+                parse_sentinels=config.data.parse_sentinels,
             ):
                 self._reporter.sample({"step": step, **sample})
                 self._reporter.say(_sample_text(sample))

@@ -56,6 +56,7 @@ def decode_samples(
     tokenizer: Tokenizer,
     max_new_tokens: int,
     encoder_length: int,
+    parse_sentinels: bool,
 ) -> list[dict[str, str]]:
     """Greedy answers to a few examples, as records of samples.jsonl."""
     if not samples:
@@ -68,6 +69,7 @@ def decode_samples(
         max_new_tokens=max_new_tokens,
         batch_size=len(samples),
         encoder_length=encoder_length,
+        parse_sentinels=parse_sentinels,
     )
     return [
         {
