@@ -12,7 +12,9 @@ from tiny_model import write_dataset, write_run
 
 from instructrec_jax import train as binary
 from instructrec_jax.configuration import load_config
+from instructrec_jax.decoding.generate import generate
 from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.t5 import T5
 from instructrec_jax.training.checkpoint import read_metadata, save_model
@@ -132,6 +134,24 @@ def test_a_run_of_adapters_opens_as_the_merged_model(adapted, base, packed_batch
         T5(config).apply({"params": both}, packed_batch),
         atol=1e-4,
     )
+
+
+def test_samples_are_decoded_with_the_adapters(adapted, base):
+    [record] = map(json.loads, (adapted / "samples.jsonl").open(encoding="utf-8"))
+    answers = {}
+    for folder in (adapted, base):
+        model = load_model(folder)
+        [answers[folder]] = generate(
+            model.params,
+            model.config,
+            model.tokenizer,
+            [encoder_text(record["instruction"], record["input"])],
+            max_new_tokens=3,
+            batch_size=1,
+            encoder_length=24,
+        )
+    assert answers[adapted].output == record["output"]
+    assert answers[adapted].output_tokens != answers[base].output_tokens
 
 
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(adapted, base, dataset, tmp_path):
