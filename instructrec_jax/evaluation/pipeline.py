@@ -17,8 +17,8 @@ from instructrec_jax.evaluation.run_log import find_run_folder, read_run
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.model.t5 import parameter_count
-from instructrec_jax.training.checkpoint import read_metadata
-from instructrec_jax.training.model_folder import LoadedModel, find_model_folder, load_model
+from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.model_folder import LoadedModel, ModelFolder, load_model, open_model
 
 FORMAT_VERSION = 1
 
@@ -38,7 +38,7 @@ def evaluate_checkpoint(
     """Evaluate a model, write the three files into the folder `output`, return metrics.json.
 
     Args:
-        checkpoint: run, step or params-only folder.
+        checkpoint: any folder that `open_model` takes.
         dataset: dataset folder, or file of instruction examples.
         output: folder, made where it is missing.
         split: None takes what training never saw, see `open_evaluation_data`.
@@ -98,17 +98,24 @@ def is_current(output: Path, *, checkpoint: Path, dataset: Path) -> bool:
         return False
     if not (output / "predictions.jsonl").is_file():
         return False
-    folder, _ = find_model_folder(checkpoint)
+    model = open_model(checkpoint)
+    if model.source is not None:
+        return False  # Its weights have no checksums on disk.
     run_folder = find_run_folder(checkpoint)
     run = read_run(run_folder) if run_folder is not None else None
     data = open_evaluation_data(dataset, split=None, run=run)
-    found = (_fingerprint(folder), _examples_hash(data.examples))
+    found = (_fingerprint(model), _examples_hash(data.examples))
     return held == found and split == data.split
 
 
-def _fingerprint(model_folder: Path) -> str:
-    """Hash of the parameters' checksums."""
-    checksums = read_metadata(model_folder)["fingerprints"]["parameters"]
+def _fingerprint(model: ModelFolder) -> str:
+    """Hash of the parameters' checksums, of adapters and of their base."""
+    if isinstance(model, LoadedModel) and model.source is not None:
+        checksums = fingerprint(model.params)
+    else:
+        checksums = dict(model.fingerprints["parameters"])
+    if model.adapters is not None:
+        checksums |= model.adapters.record["fingerprints"]
     return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
 
 
@@ -140,7 +147,7 @@ def _checkpoint_record(path: Path, loaded: LoadedModel) -> dict[str, Any]:
         "path": str(path),
         "description": loaded.description,
         "step": loaded.step,
-        "fingerprint": _fingerprint(loaded.folder),
+        "fingerprint": _fingerprint(loaded),
         "parameters": parameter_count(loaded.config),
         "tokenizer_sha256": loaded.tokenizer.sha256,
     }

@@ -40,7 +40,9 @@ def find_run_folder(path: str | Path) -> Path | None:
         if folder.name == "checkpoints":
             start = folder.parent
             break
-    is_run = (start / "metrics.jsonl").is_file() or (start / "config.json").is_file()
+    # A Hugging Face folder has a config.json too.
+    has_config = (start / "config.json").is_file() and (start / "checkpoints").is_dir()
+    is_run = (start / "metrics.jsonl").is_file() or has_config
     return start if is_run else None
 
 
