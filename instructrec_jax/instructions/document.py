@@ -9,7 +9,6 @@ from typing import Any
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.execution import Sandbox
 
-
 # What a document's `content` holds, by its kind. A task names the kinds that it is made from.
 KINDS = {
     "prose": "title (of the section, may be empty), headings (titles from the whole text's down to "

@@ -99,7 +99,7 @@ def read_tfds(
         DataError: the dataset or split is not there, a template is no Jinja or asks for a feature
             that is not there, or a target is empty.
     """
-    builder = _prepared_builder(name, data_dir)
+    builder = prepared_builder(name, data_dir)
     templates = [
         _compile(label, text)
         for label, text in (
@@ -158,7 +158,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
-def _prepared_builder(name: str, data_dir: Path | None) -> Any:
+def prepared_builder(name: str, data_dir: Path | None) -> Any:
     """The builder of a dataset whose files are there."""
     try:
         builder = tfds.builder(name, data_dir=data_dir, try_gcs=False)
@@ -170,6 +170,21 @@ def _prepared_builder(name: str, data_dir: Path | None) -> Any:
             f"run `tfds build {name}` there first"
         )
     return builder
+
+
+def readable_records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the records of a prepared dataset's split in the order of its files.
+
+    Text comes as text, a class label as its name, numbers and lists as such.
+    """
+    for record in _records(builder, builder.info.full_name, split):
+        record.pop("tfds_id")
+        yield _readable(record, builder.info.features)
+
+
+def columns_of(builder: Any) -> list[str]:
+    """The names of a dataset's features."""
+    return list(builder.info.features)
 
 
 def _compile(label: str, text: str) -> tuple[str, jinja2.Template]:

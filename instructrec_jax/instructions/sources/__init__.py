@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING
 
 from instructrec_jax.instructions.document import Document, Unreadable
 from instructrec_jax.instructions.sources import (
+    abc_tunes,
+    catalogues,
+    datasets_by_name,
+    html_pages,
     locale_names,
     package_metadata,
+    parallel_files,
+    prose,
     python_code,
+    python_files,
     python_topics,
+    records,
+    subtitles,
+    text_files,
 )
 from instructrec_jax.instructions.sources.corpus import Corpus, Option, corpus_of
 
@@ -89,7 +99,104 @@ SOURCES = {
         documents=package_metadata.documents,
     ),
 }
-READERS: dict[str, Reader] = {}
+READERS = {
+    "text": Reader(
+        "Passages of plain text files.",
+        kind="prose",
+        options=text_files.TEXT_OPTIONS,
+        units=text_files.units,
+        documents=text_files.text_documents,
+        problems=prose.problems,
+    ),
+    "markdown": Reader(
+        "Passages of Markdown files.",
+        kind="prose",
+        options=text_files.MARKDOWN_OPTIONS,
+        units=text_files.units,
+        documents=text_files.markdown_documents,
+        problems=prose.problems,
+    ),
+    "html": Reader(
+        "Passages of HTML pages.",
+        kind="prose",
+        options=html_pages.OPTIONS,
+        units=html_pages.units,
+        documents=html_pages.documents,
+        problems=prose.problems,
+    ),
+    "python": Reader(
+        "Functions and classes of Python files.",
+        kind="python_definition",
+        options=python_files.OPTIONS,
+        units=python_files.units,
+        documents=python_files.documents,
+        problems=python_files.problems,
+    ),
+    "records": Reader(
+        "Rows of JSON lines, JSON, CSV, TSV or Parquet files.",
+        kind="record",
+        options=records.OPTIONS,
+        units=records.units,
+        documents=records.documents,
+        problems=records.problems,
+    ),
+    "gettext": Reader(
+        "Messages of gettext catalogues with their translations.",
+        kind="catalogue_message",
+        options=catalogues.OPTIONS,
+        units=catalogues.units,
+        documents=catalogues.documents,
+        problems=catalogues.problems,
+    ),
+    "parallel": Reader(
+        "Lines of line-aligned files in several languages.",
+        kind="parallel",
+        options=parallel_files.OPTIONS,
+        units=parallel_files.units,
+        documents=parallel_files.documents,
+        problems=parallel_files.problems,
+    ),
+    "subtitles": Reader(
+        "Dialogue of subtitles.",
+        kind="prose",
+        options=subtitles.OPTIONS,
+        units=subtitles.units,
+        documents=subtitles.documents,
+        problems=prose.problems,
+    ),
+    "parallel_subtitles": Reader(
+        "Subtitles in several languages, by time.",
+        kind="parallel",
+        options=subtitles.PARALLEL_OPTIONS,
+        units=subtitles.parallel_units,
+        documents=subtitles.parallel_documents,
+        problems=subtitles.parallel_problems,
+    ),
+    "tfds": Reader(
+        "Records of a prepared TensorFlow dataset.",
+        kind="record",
+        options=datasets_by_name.TFDS_OPTIONS,
+        units=datasets_by_name.tfds_units,
+        documents=datasets_by_name.tfds_documents,
+        problems=datasets_by_name.tfds_problems,
+    ),
+    "huggingface": Reader(
+        "Records of a Hugging Face dataset.",
+        kind="record",
+        options=datasets_by_name.HUGGING_FACE_OPTIONS,
+        units=datasets_by_name.hugging_face_units,
+        documents=datasets_by_name.hugging_face_documents,
+        problems=datasets_by_name.hugging_face_problems,
+    ),
+    "abc": Reader(
+        "Tunes in ABC notation.",
+        kind="tune",
+        options=abc_tunes.OPTIONS,
+        units=abc_tunes.units,
+        documents=abc_tunes.documents,
+        problems=abc_tunes.problems,
+    ),
+}
 
 
 def corpora(recipe: "Recipe") -> dict[str, Corpus]:

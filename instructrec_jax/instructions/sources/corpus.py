@@ -53,12 +53,22 @@ class Option:
 _TYPES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
 
 
-def corpus_from_flag(text: str) -> dict[str, Any]:
-    """An entry of build.corpora out of "READER:PATH[,key=value...]".
+def corpora_from_flags(texts: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """Entries of build.corpora out of "READER:PATH[,key=value...]".
 
-    A reader's name takes the corpus's where no `name=` is given. Values stay text, `a|b` becomes a
-    tuple and `a:x|b:y` a field map (see `typed_options`).
+    A corpus without `name=` is called by its reader: markdown, markdown_2, ... Values stay text
+    until `typed` reads them.
     """
+    entries: list[dict[str, Any]] = []
+    for text in texts:
+        entry = _entry(text)
+        same = sum(other["reader"] == entry["reader"] for other in entries)
+        name = f"{entry['reader']}_{same + 1}" if same else entry["reader"]
+        entries.append({"name": name, **entry})
+    return tuple(entries)
+
+
+def _entry(text: str) -> dict[str, Any]:
     head, *pairs = text.split(",")
     reader, _, path = head.partition(":")
     entry: dict[str, Any] = {"reader": reader, "path": path}
@@ -72,7 +82,10 @@ def corpus_from_flag(text: str) -> dict[str, Any]:
 
 
 def typed(value: Any, option: Option) -> Any:
-    """A text from the command line in the type of the option; anything else as it is."""
+    """A text in the type of the option: a|b for several, a:x|b:y for a field map.
+
+    What is no text stays as it is, and so does a text that cannot be of this type.
+    """
     if not isinstance(value, str) or isinstance(option.default, str):
         return value
     if isinstance(option.default, Mapping):
@@ -88,7 +101,9 @@ def typed(value: Any, option: Option) -> Any:
         return value
 
 
-def entry_problems(entry: Mapping[str, Any], *, place: str, readers: Mapping[str, Any]) -> list[str]:
+def entry_problems(
+    entry: Mapping[str, Any], *, place: str, readers: Mapping[str, Any]
+) -> list[str]:
     """What is wrong with the keys and types of an entry of build.corpora, one line each."""
     found = [
         f"{place}: {key} is missing" for key in ("name", "reader", "path") if not entry.get(key)

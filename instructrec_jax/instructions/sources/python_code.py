@@ -57,20 +57,33 @@ def documents(unit: tuple[str, ...], languages: tuple[str, ...], seed: int) -> I
     yield from definitions(source, uri=name, licence=LICENCE)
 
 
+def parsed(source: str) -> ast.Module | None:
+    """The syntax tree of Python source, None where it does not parse."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
 def definitions(source: str, *, uri: str, licence: str) -> Iterator[Document]:
+    """Yield the documents of a file of the standard library; none of one that does not parse."""
+    tree = parsed(source)
+    if tree is not None:
+        yield from definitions_of(tree, source, corpus="python_code", uri=uri, licence=licence)
+
+
+def definitions_of(
+    tree: ast.Module, source: str, *, corpus: str, uri: str, licence: str, encoding: str = ""
+) -> Iterator[Document]:
     """Yield the top-level functions and classes of Python source, and the classes' methods.
 
     `content`: `kind` ("function" or "class"), `name`, `signature` (source up to the colon),
     `docstring` (cleaned, may be ""), `body` (the statements after the docstring, indented),
     `code` (signature and body), `methods` (signatures of a class's methods), `modules` (names that
-    the file binds by `import name`). A file that does not parse yields nothing.
+    the file binds by `import name`).
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError):
-        return
     # Not splitlines(): a form feed ends no line for the parser.
     lines = source.split("\n")
     modules = tuple(
@@ -86,7 +99,7 @@ def definitions(source: str, *, uri: str, licence: str) -> Iterator[Document]:
             continue
         first, last = node.lineno, node.end_lineno or node.lineno
         yield Document(
-            corpus="python_code",
+            corpus=corpus,
             uri=f"{uri}#{qualified_name}",
             span=(first, last),
             text=_dedented(lines[first - 1 : last]),
@@ -94,6 +107,8 @@ def definitions(source: str, *, uri: str, licence: str) -> Iterator[Document]:
             group=uri,
             kind="python_definition",
             content={**content, "modules": modules},
+            hashed="\n".join(lines[first - 1 : last]),
+            encoding=encoding,
         )
 
 

@@ -1,0 +1,209 @@
+"""Gettext catalogues, .po and .mo: each message with its translation, by babel.
+
+A catalogue set is a folder of any shape; every message of every catalogue becomes a document of two
+languages. All translations of a message belong together, so that a held-out message is one that
+training saw in no language.
+"""
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from babel.messages.catalog import Catalog, Message
+from babel.messages.mofile import read_mo
+from babel.messages.pofile import PoFileError, read_po
+
+from instructrec_jax.instructions.document import Document, Unreadable
+from instructrec_jax.instructions.sources.corpus import Corpus, Option
+from instructrec_jax.instructions.sources.files import (
+    FILE,
+    encoding_problems,
+    file_options,
+    left_out,
+    listed,
+    root_of,
+    shown,
+    whole_bytes,
+    whole_text,
+)
+from instructrec_jax.instructions.sources.locale_names import is_known_language, language_name
+
+OPTIONS = {
+    **file_options("*.po", "*.mo"),
+    "source_language": Option("en", "CLDR code of the language that msgid is in"),
+    "language": Option("", "CLDR code of the translations; empty = by the header, else the path"),
+}
+_CHARSET = re.compile(rb"charset=([\w.:-]+)")
+_LANGUAGE = re.compile(r"^\"Language:\s*([\w@.-]+)", re.MULTILINE)
+# "login.title" names a message and is not one.
+_IDENTIFIER = re.compile(r"[a-z0-9]+(?:[._-][A-Za-z0-9]+)+")
+_PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdifur]|\{\w*\}")
+
+
+def units(corpus: Corpus) -> Iterator[tuple[str, ...]]:
+    """The corpus's catalogues."""
+    return listed(corpus)
+
+
+def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unreadable]:
+    """The messages of a catalogue.
+
+    `span`: in a .po file the lines from msgid to the end of msgstr; in a .mo file, which has no
+    lines, the message's number twice, and `sha256` is that of msgid, a newline and msgstr. Plural
+    forms, fuzzy and empty messages, copies of msgid, names in place of messages, and translations
+    with other placeholders than msgid are left out and counted.
+    """
+    if unit[0] != FILE:
+        yield from left_out(corpus, unit)
+        return
+    path = unit[1]
+    compiled = path.endswith((".mo", ".gmo"))
+    if compiled and (root_of(corpus.path) / path).with_suffix(".po").exists():
+        yield Unreadable(corpus.name, shown(path), "compiled_twin", "its .po file is read")
+        return
+    found = _compiled(corpus, path) if compiled else _readable(corpus, path)
+    if isinstance(found, Unreadable):
+        yield found
+        return
+    catalog, lines, encoding, told = found
+    language = _language(corpus, path, told)
+    if not language:
+        detail = f"{told or 'no language'} in the header and none in the path"
+        yield Unreadable(corpus.name, shown(path), "unknown_language", detail)
+        return
+    messages = [message for message in catalog if message.id]
+    for number, message in enumerate(messages, start=1):
+        span = _span(message, lines) if message.lineno else (number, number)
+        reason = _refusal(message)
+        if reason:
+            yield Unreadable(corpus.name, f"{shown(path)}:{span[0]}", reason)
+        else:
+            raw = "\n".join(lines[span[0] - 1 : span[1]]) if message.lineno else ""
+            yield _document(corpus, path, message, span=span, language=language, raw=raw,
+                            encoding=encoding)  # fmt: skip
+    if not messages:
+        yield Unreadable(corpus.name, shown(path), "no_messages")
+
+
+# The catalogue, its lines, its encoding and the language of its header.
+_Read = tuple[Catalog, list[str], str, str]
+
+
+def _readable(corpus: Corpus, path: str) -> _Read | Unreadable:
+    data = whole_bytes(corpus, path)
+    if isinstance(data, Unreadable):
+        return data
+    told = _CHARSET.search(data)
+    found = whole_text(corpus, path, encoding=told[1].decode("ascii", "ignore") if told else "")
+    if isinstance(found, Unreadable):
+        return found
+    text, encoding = found
+    lines = text.split("\n")
+    try:
+        # babel prints a warning for each line that it cannot read, and goes on behind it.
+        with contextlib.redirect_stdout(io.StringIO()):
+            catalog = read_po(io.StringIO(text))
+    except (PoFileError, ValueError, IndexError) as error:
+        return Unreadable(corpus.name, shown(path), "no_catalogue", str(error))
+    language = _LANGUAGE.search(text)
+    return catalog, lines, encoding, language[1] if language else ""
+
+
+def _compiled(corpus: Corpus, path: str) -> _Read | Unreadable:
+    data = whole_bytes(corpus, path)
+    if isinstance(data, Unreadable):
+        return data
+    try:
+        catalog = read_mo(io.BytesIO(data))
+    except (OSError, ValueError, LookupError) as error:
+        return Unreadable(corpus.name, shown(path), "no_catalogue", str(error))
+    except Exception as error:  # struct.error, AttributeError: whatever the bytes lead to
+        return Unreadable(corpus.name, shown(path), "no_catalogue", type(error).__name__)
+    return catalog, [], str(catalog.charset), str(catalog.locale_identifier or "")
+
+
+def _language(corpus: Corpus, path: str, told: str) -> str:
+    """The CLDR code of a catalogue's language; "" where nothing names a known one."""
+    if corpus.options["language"]:
+        return corpus.options["language"]
+    pure = PurePosixPath(path)
+    for name in (told, pure.stem, pure.stem.rpartition(".")[2], *reversed(pure.parts[:-1])):
+        code = name.partition("@")[0].partition(".")[0].replace("-", "_")
+        if code and is_known_language(code):
+            return code
+    return ""
+
+
+def _refusal(message: Message) -> str:
+    if message.pluralizable:
+        return "plural_form"
+    if message.fuzzy:
+        return "fuzzy"
+    if not message.string or not str(message.string).strip():
+        return "untranslated"
+    source, target = str(message.id), str(message.string)
+    if source.strip() == target.strip():
+        return "same_as_source"
+    if _IDENTIFIER.fullmatch(source):
+        return "identifier"
+    if sorted(_PLACEHOLDER.findall(source)) != sorted(_PLACEHOLDER.findall(target)):
+        return "other_placeholders"
+    return ""
+
+
+def _span(message: Message, lines: list[str]) -> tuple[int, int]:
+    """The lines from the one of msgid to the last one of its entry."""
+    first = last = message.lineno or 1
+    while last < len(lines):
+        line = lines[last].lstrip()
+        if not line.startswith(("msgstr", "msgid_plural", '"')):
+            break
+        last += 1
+    return first, last
+
+
+def _document(
+    corpus: Corpus,
+    path: str,
+    message: Message,
+    *,
+    span: tuple[int, int],
+    language: str,
+    raw: str,
+    encoding: str,
+) -> Document:
+    source = corpus.options["source_language"]
+    texts = {source: str(message.id), language: str(message.string)}
+    context = message.context or ""
+    if isinstance(context, bytes):
+        context = context.decode("utf-8", "replace")
+    return Document(
+        corpus=corpus.name,
+        uri=shown(path),
+        span=span,
+        text=texts[source],
+        licence=corpus.licence,
+        group="message/" + "".join(texts[source].casefold().split()),
+        kind="catalogue_message",
+        content={
+            "texts": texts,
+            "names": {code: language_name(code) for code in texts},
+            "source_language": source,
+            "context": context,
+            "comment": " ".join(message.auto_comments),
+        },
+        hashed=raw or "\n".join(texts.values()),
+        encoding=encoding,
+    )
+
+
+def problems(corpus: Corpus) -> list[str]:
+    """Lines on the path and on languages that CLDR does not know."""
+    found = encoding_problems(corpus)
+    for key in ("source_language", "language"):
+        code = corpus.options[key]
+        if (code or key == "source_language") and not is_known_language(code):
+            found.append(f"{key}: {code!r} is no CLDR locale")
+    return found

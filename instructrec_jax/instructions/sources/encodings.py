@@ -1,0 +1,125 @@
+"""Bytes to text: which encoding a file is in, or why it cannot be told."""
+
+import codecs
+import re
+
+from charset_normalizer import CharsetMatch, from_bytes
+
+# A byte order mark decides. UTF-32 comes first: its mark begins with UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+# What is tried where UTF-8 is impossible; of two that fit equally well the first is taken.
+_SINGLE_BYTE = (
+    "cp1252", "cp1251", "cp1250", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
+)  # fmt: skip
+_MULTI_BYTE = ("gb18030", "cp932", "euc_jp", "big5", "cp949")
+# Encodings without a newline byte of their own: files in them are not read in parts.
+WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
+_SAMPLE_BYTES = 1 << 16
+# Confidence limits: "chaos" is the share of unlikely characters, "coherence" how well the letters'
+# frequencies fit a language. Coherence says little of Chinese, Japanese and Korean: there so many
+# characters that all fit are proof enough.
+_MOST_CHAOS = 0.1
+_LEAST_COHERENCE = 0.2
+_LEAST_WIDE_CHARACTERS = 8
+# Control characters that no text holds; more than this share of them is no text.
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_MOST_CONTROLS = 0.01
+
+
+class UndecodableError(Exception):
+    """Bytes that are no text in a known encoding; `reason` is one word to count by."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def encoding_of(data: bytes, *, whole: bool) -> str:
+    """The encoding of a file by its bytes, or by its first ones (`whole` false).
+
+    A byte order mark, else UTF-8 where all bytes fit it, else UTF-16 without a mark, else the
+    likeliest of the common encodings if it is likely enough.
+
+    Raises:
+        UndecodableError: "binary", "truncated_character" (UTF-8 that ends inside a character) or
+            "uncertain_encoding".
+    """
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            return name
+    if b"\0" in data:
+        return _unmarked_utf16(data)
+    if len(_CONTROLS.findall(data[:_SAMPLE_BYTES])) > _MOST_CONTROLS * len(data[:_SAMPLE_BYTES]):
+        raise UndecodableError("binary", "control characters")
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        at_end = error.reason == "unexpected end of data"
+        if at_end and not (whole and data[: error.start].isascii()):
+            if whole:
+                raise UndecodableError("truncated_character", f"byte {error.start}") from error
+            return "utf-8"
+        return _likeliest(data)
+    return "utf-8"
+
+
+def decoded(data: bytes, *, encoding: str = "") -> tuple[str, str]:
+    """The text of a whole file, its newlines all "\\n", and the encoding; "" = found out.
+
+    Raises:
+        UndecodableError: as `encoding_of`, or "undecodable" where the bytes are not in it.
+    """
+    encoding = encoding or encoding_of(data, whole=True)
+    try:
+        return with_newlines(data.decode(encoding)), codecs.lookup(encoding).name
+    except UnicodeDecodeError as error:
+        detail = f"not {encoding}: byte {error.start}"
+        raise UndecodableError("undecodable", detail) from error
+
+
+def with_newlines(text: str) -> str:
+    """The text with "\\n" for each line's end; "\\r" alone counts where there is nothing else."""
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _unmarked_utf16(data: bytes) -> str:
+    sample = data[: _SAMPLE_BYTES & ~1]
+    for name, places in (("utf-16-le", sample[1::2]), ("utf-16-be", sample[::2])):
+        # Western text and line ends have a zero byte in each such place.
+        if len(data) % 2 == 0 and places.count(0) > 0.3 * len(places):
+            try:
+                text = sample.decode(name)
+            except UnicodeDecodeError:
+                continue
+            if not _CONTROLS.search(text.encode("utf-8")):
+                return name
+    raise UndecodableError("binary", "zero bytes")
+
+
+def _likeliest(data: bytes) -> str:
+    sample = data[:_SAMPLE_BYTES]
+    if len(data) > len(sample):
+        # Not to end inside a character.
+        sample = sample[: sample.rfind(b"\n") + 1] or sample
+    matches = from_bytes(sample, cp_isolation=[*_SINGLE_BYTE, *_MULTI_BYTE])
+    likely = [match for match in matches if match.chaos <= _MOST_CHAOS and _is_sure(match)]
+    if not likely:
+        raise UndecodableError("uncertain_encoding", "give the option `encoding`")
+    order = [*_SINGLE_BYTE, *_MULTI_BYTE]
+    best = min(likely, key=lambda m: (m.chaos, -m.coherence, order.index(m.encoding)))
+    return best.encoding
+
+
+def _is_sure(match: CharsetMatch) -> bool:
+
+    if match.encoding in _MULTI_BYTE:
+        return sum(ord(sign) > 0x7F for sign in str(match)) >= _LEAST_WIDE_CHARACTERS
+    return match.coherence >= _LEAST_COHERENCE
