@@ -46,10 +46,9 @@ def _merged(model: ModelFolder, adapters: Adapters, path: str) -> np.ndarray:
             "has other weights than when they were trained"
         )
     projection, _, name = path.rpartition("/")
-    base = kept.astype(np.float32)
-    if name != "kernel" or not adapters.lora.adapts(projection):
+    base, sums = kept.astype(np.float32), model.fingerprints["parameters"]
+    if name != "kernel" or f"{projection}/{ADAPTER_NAMES[0]}" not in sums:
         return base
-    sums = model.fingerprints["parameters"]
     low_rank = {
         adapter: restore_array(model.folder / "parameters", name, sums[name])
         for adapter in ADAPTER_NAMES
