@@ -20,11 +20,12 @@ from hugging_face_folders import (
     write_model,
 )
 from model.reference import fixed_parameters, padded_batch, transformers_model
+from model.t5x_layout import published_arrays, write_checkpoint
 
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.errors import CheckpointError
 from instructrec_jax.model.t5 import T5
-from instructrec_jax.training.conversion import open_source
+from instructrec_jax.training.conversion import open_source, write_hugging_face, write_orbax
 from instructrec_jax.training.model_folder import load_model
 
 TEXTS = ["line 3: count 9 words", "count 16", "line"]
@@ -278,3 +279,21 @@ def test_a_head_beside_the_embedding(hugging_face):
     assert open_source(hugging_face).config.tied_embeddings
     change_json(hugging_face / "config.json", tie_word_embeddings=False)
     assert not open_source(hugging_face).config.tied_embeddings
+
+
+def test_t5x_checkpoint_to_both(tmp_path, tokenizer):
+    config = config_of()
+    params = fixed_parameters(config)
+    write_checkpoint(tmp_path / "checkpoint_7", published_arrays(config, params))
+    (tmp_path / "spiece.model").write_bytes(tokenizer.model_bytes)
+    change = {"extra_ids": 4}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(change))
+    model = open_source(tmp_path / "checkpoint_7", tokenizer=str(tmp_path / "spiece.model"))
+    lines = []
+    write_orbax(model, tmp_path / "orbax", tell=lines.append)
+    write_hugging_face(model, tmp_path / "hf", tell=lines.append)
+    assert any("encoder/layers/self_attention/query/kernel[1]" in line for line in lines)
+    for folder in ("orbax", "hf"):
+        found = load_model(tmp_path / folder)
+        assert found.tokenizer.sha256 == tokenizer.sha256
+        jax.tree.map(np.testing.assert_array_equal, found.params, params)

@@ -93,10 +93,11 @@ def test_parameters_of_both_folders_are_the_same_on_any_mesh(folders):
         shapes,
         sharding.named(mesh, sharding.parameter_specs(shapes)),
     )
-    found = read_parameters(open_model(folders / "hf"), target)
-    for name, leaf in leaves(found).items():
-        np.testing.assert_array_equal(leaf, leaves(expected)[name])
-        assert leaf.sharding == leaves(target)[name].sharding
+    for folder in ("hf", "orbax"):
+        found = read_parameters(open_model(folders / folder), target)
+        for name, leaf in leaves(found).items():
+            np.testing.assert_array_equal(leaf, leaves(expected)[name])
+            assert leaf.sharding == leaves(target)[name].sharding
 
 
 def test_one_parameter_at_a_time(folders):
@@ -149,7 +150,6 @@ def test_decode_answers_as_transformers(folders, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
     answers = decode(folders / "hf", tmp_path)
-    assert answers == decode(folders / "orbax", tmp_path)
     theirs = transformers.AutoModelForSeq2SeqLM.from_pretrained(folders / "hf").eval()
     tokenizer = open_model(folders / "hf").tokenizer
     padding = list(range(tokenizer.vocabulary_size, 384))
