@@ -21,6 +21,7 @@ from instructrec_jax.training.checkpoint import read_metadata, save_model
 from instructrec_jax.training.checks import check
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.freezing import joined
+from instructrec_jax.training.host_parameters import read_parameter
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.model_folder import load_model, open_model, read_parameters
 from instructrec_jax.training.preparation import prepare_data
@@ -43,7 +44,7 @@ SETTINGS = {
     "evaluate.max_new_tokens": "3",
     "data.validation_fraction": "0.1",
 }
-LORA = {"lora.rank": "2", "lora.targets": ".*_attention/(query|out)|decoder/.*/up"}
+LORA = {"lora.rank": "2", "lora.targets": ".*_attention/(query|out)|decoder/.*/up|lm_head"}
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +257,7 @@ def test_a_further_run_starts_from_the_merged_model_and_leaves_frozen_parameters
     ("changes", "words"),
     [
         ({"init": "", "model.name": "tiny", **LORA}, "give --init=DIR"),
+        ({"init": ""}, "name an architecture, or give --init"),
         ({"optimizer.freeze": "lm_head/.*", **LORA}, "exclude each other"),
         ({"lora.rank": "2", "lora.dropout": "1.5"}, "lora dropout must lie"),
         ({"lora.rank": "2", "lora.targets": "query"}, "match no projection"),
@@ -304,3 +306,9 @@ def test_read_parameters_of_adapters_takes_the_place_and_type_of_its_target(adap
         jax.device_get(loaded.params),
     )
     assert all(leaf.sharding == place for leaf in jax.tree.leaves(found))
+    # One by one on the host, as convert reads them; the head's path matches and has no adapters.
+    for path in ("lm_head/kernel", "encoder/layers/self_attention/query/kernel"):
+        whole = loaded.params
+        for key in path.split("/"):
+            whole = whole[key]
+        np.testing.assert_allclose(read_parameter(model, path), whole, atol=1e-7)
