@@ -19,12 +19,20 @@ from typing import Any
 
 from instructrec_jax.instructions.sandbox import is_outcome
 
-_PROGRAM = Path(__file__).with_name("sandbox.py")
+# The package is found by its place: the process sees no site-packages.
+_PACKAGE_PARENT = Path(__file__).parents[2]
+_PROGRAM = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from instructrec_jax.instructions import sandbox; sys.path.pop(); sandbox.main()"
+)
 _HASH_SEEDS = ("1", "2")
 # A call may run so many lines; a fixed number, so that a slow machine keeps the same examples.
 _STEPS = 20_000
-# What the outer process needs on top of a job's own time to fork, wait and answer.
-_GRACE_SECONDS = 10.0
+# Wall time of a job as a multiple of its computing time: what waits without computing, or a
+# machine that is this much too busy, is given up.
+_WALL = 10
+# What the outer process needs on top of that to fork, wait and answer.
+_GRACE_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,9 @@ class Outcome:
 class Sandbox:
     """Guarded processes, started at the first call; `close` ends them.
 
-    `seconds` bounds the wall time of one function's calls together, `mebibytes` the address space,
-    `characters` the length of a result.
+    `seconds` bounds the computing time of one function's calls together, `mebibytes` the address
+    space, `characters` the length of a result. Computing time, not wall time, and lines of code
+    before either: what a build gives must not depend on how busy the machine is.
     """
 
     seconds: float = 2.0
@@ -64,6 +73,7 @@ class Sandbox:
         """
         limits = {
             "seconds": self.seconds,
+            "wall_seconds": _WALL * self.seconds,
             "mebibytes": self.mebibytes,
             "characters": self.characters,
             "steps": _STEPS,
@@ -75,8 +85,7 @@ class Sandbox:
             "modules": list(modules),
             "limits": limits,
         }
-        if not self._servers:
-            self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
+        self._open()
         for server in self._servers:
             server.send(job)
         # Both answers are taken, whatever the first one is: the next job must not find an old one.
@@ -84,13 +93,25 @@ class Sandbox:
             server.receive(
                 count=len(arguments),
                 characters=self.characters,
-                seconds=self.seconds + _GRACE_SECONDS,
+                seconds=_WALL * self.seconds + _GRACE_SECONDS,
             )
             for server in self._servers
         ]
         return [
             a if a == b else Outcome("unstable", "") for a, b in zip(first, second, strict=True)
         ]
+
+    def means(self) -> tuple[str, ...]:
+        """What of the operating system confines the calls; see confinement.py.
+
+        Without "system_calls" the guard holds against careless code, not against an attacker's.
+        """
+        self._open()
+        return self._servers[0].means()
+
+    def _open(self) -> None:
+        if not self._servers:
+            self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
 
     def close(self) -> None:
         """End the processes."""
@@ -112,12 +133,14 @@ class _Server:
         self._hash_seed = hash_seed
         self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
         self._process: subprocess.Popen[bytes] | None = None
+        self._means: tuple[str, ...] = ()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing of ours.
+        options = ["-P", "-s", "-S", "-B", "-W", "ignore"]
         return subprocess.Popen(
             # A shown warning would look for the source's file.
-            [sys.executable, "-P", "-s", "-S", "-B", "-W", "ignore", str(_PROGRAM)],
+            [sys.executable, *options, "-c", _PROGRAM, str(_PACKAGE_PARENT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -126,12 +149,31 @@ class _Server:
             start_new_session=True,
         )
 
+    def _ensure(self) -> None:
+        """A running process, its first line read."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._stop()
+        self._process = self._start()
+        line, _ = self._line(_GRACE_SECONDS)
+        try:
+            self._means = tuple(json.loads(line)["means"])
+        except (ValueError, KeyError, TypeError) as error:
+            self._stop()
+            raise RuntimeError("the guarded process for collected code does not start") from error
+
+    def means(self) -> tuple[str, ...]:
+        """What of the operating system confines the jobs."""
+        self._ensure()
+        return self._means
+
     def send(self, job: dict[str, Any]) -> None:
         """Hand over a job; the answer is for `receive`."""
         line = json.dumps(job).encode() + b"\n"
-        if self._process is None or self._process.poll() is not None or not self._write(line):
+        self._ensure()
+        if not self._write(line):
             self._stop()
-            self._process = self._start()
+            self._ensure()
             self._write(line)
 
     def _write(self, line: bytes) -> bool:
@@ -143,11 +185,8 @@ class _Server:
             return False
         return True
 
-    def receive(self, *, count: int, characters: int, seconds: float) -> list[Outcome]:
-        """The outcomes of the job sent last, "crashed" for an answer that is none.
-
-        After `seconds` without them the process is ended.
-        """
+    def _line(self, seconds: float) -> tuple[bytes, str]:
+        """The next line, or b"" and why there is none."""
         assert self._process is not None and self._process.stdout is not None
         number = self._process.stdout.fileno()
         deadline = time.monotonic() + seconds
@@ -156,9 +195,19 @@ class _Server:
             ready, _, _ = select.select([number], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(number, 1 << 16) if ready else b""
             if not part:
-                self._stop()
-                return [Outcome("crashed" if ready else "timeout", "")] * count
+                return b"", "crashed" if ready else "timeout"
             data += part
+        return data, ""
+
+    def receive(self, *, count: int, characters: int, seconds: float) -> list[Outcome]:
+        """The outcomes of the job sent last, "crashed" for an answer that is none.
+
+        After `seconds` without them the process is ended.
+        """
+        data, missing = self._line(seconds)
+        if missing:
+            self._stop()
+            return [Outcome(missing, "")] * count
         try:
             outcomes = json.loads(data)["outcomes"]
         except (ValueError, KeyError, TypeError, RecursionError):

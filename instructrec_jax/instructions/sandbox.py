@@ -1,18 +1,20 @@
 """The guarded program that runs collected code; `execution.Sandbox` starts it as a process.
 
-It reads one job a line (JSON), forks a child for each, and writes one answer a line. The child
-gives up everything before it touches the job's code: it leaves the parent's process group, drops
-to an unprivileged user where it can, sets resource limits, closes its files, and installs an audit
-hook, which nothing can remove, that refuses every audited operation (opening, listing, renaming and
-deleting files, processes, sockets, imports, native code). Python does not audit all: the system
-calls of `os`, of which some are not (making nodes and pipes, writing to open files, asking about
-files), are deleted from the child's modules. The code sees a short list of builtins and the public
-names of a few pure modules, not the modules themselves.
+It says in a first line by what means it is confined (`confinement.Confinement.means`). Then it
+reads one job a line (JSON), forks a child for each, and writes one answer a line. The child gives
+up everything before it touches the job's code, layer by layer:
 
-What is left to code that breaks out of its namespace: computing and clocks within its limits, what
-the process has in memory, and the pipe of its own answers. It may write those as it likes, so every
+1. The code sees a short list of builtins and the public names of a few pure modules, not the
+   modules themselves; nothing can be imported. Lines are counted, so that an endless loop ends
+   after the same number of them on every machine.
+2. An audit hook, which no Python code can remove, refuses every audited operation (opening,
+   listing, renaming and deleting files, processes, sockets, imports, native code), and the system
+   calls of `os` are deleted from its modules.
+3. The operating system's means, for code that breaks out of Python: confinement.py.
+
+What is left to code that breaks out of all of the first two: computing within its limits, what the
+process has in memory, and the pipe of its own answers. It may write those as it likes, so every
 line of them is checked before it counts: a forged answer can be wrong, never more than a literal.
-This guards a build against the code of a library, it is no prison for an attacker's.
 
 A job: {"code", "name", "arguments": [source of an argument tuple, ...], "modules", "limits"}.
 An answer: {"outcomes": [[kind, text], ...]}, kind being one of `KINDS`.
@@ -25,14 +27,16 @@ import importlib
 import json
 import math
 import os
-import resource
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, ModuleType, SimpleNamespace
 from typing import Any
+
+from instructrec_jax.instructions.confinement import Confinement
 
 _MODULES = """
 bisect calendar cmath collections colorsys datetime decimal fractions functools heapq itertools
@@ -58,6 +62,20 @@ max min next oct ord pow range repr reversed round set slice sorted str sum tupl
 """
 ALLOWED_BUILTINS = tuple(_BUILTINS.split())
 _LITERAL_ATOMS = (int, float, complex, str, bytes, bool, type(None))
+
+
+# Deep enough for honest code, far from the end of the C stack.
+_RECURSION = 200
+# The computing time's timer and, behind it, the kernel's limit.
+_OUT_OF_TIME = frozenset({signal.SIGPROF, signal.SIGXCPU})
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What the server makes once for all its children."""
+
+    modules: dict[str, SimpleNamespace]
+    confinement: Confinement
 
 
 class TooManySteps(BaseException):
@@ -87,34 +105,6 @@ def remove_system_calls() -> None:
             # The `supports_...` are sets of functions.
             if isinstance(value, BuiltinFunctionType) or name.startswith(("environ", "supports_")):
                 del names[name]
-
-
-def give_up_privileges(limits: dict[str, Any], keep: int) -> None:
-    """Leave the group, drop the user, set every resource limit, close all files but `keep`."""
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
-        os.dup2(null, number)
-    os.closerange(3, keep)
-    os.closerange(keep + 1, 256)
-    if os.geteuid() == 0:
-        with contextlib.suppress(OSError):
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-    memory = limits["mebibytes"] << 20
-    cpu = max(1, int(limits["seconds"]) + 1)
-    for name, value in (
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_NOFILE, keep + 1),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        # macOS lets some of them not be lowered; the audit hook stands in front of all of them.
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(name, (value, value))
 
 
 def public_names(module: ModuleType) -> SimpleNamespace:
@@ -198,15 +188,15 @@ def call(function: Callable, arguments: tuple, limits: dict[str, Any]) -> list[s
         sys.settrace(None)
 
 
-def run_job(job: dict[str, Any], modules: dict[str, SimpleNamespace], write: int) -> None:
+def run_job(job: dict[str, Any], guard: Guard, write: int) -> None:
     """In the child: run the job's calls and write each outcome as a line to the pipe `write`."""
     limits = job["limits"]
-    give_up_privileges(limits, keep=write)
-    namespace = allowed_namespace(modules, job["modules"])
+    namespace = allowed_namespace(guard.modules, job["modules"])
     calls = [ast.literal_eval(source) for source in job["arguments"]]
     code = compile(job["code"], "<collected>", "exec", dont_inherit=True)
     send = os.write
-    sys.setrecursionlimit(200)
+    sys.setrecursionlimit(_RECURSION)
+    guard.confinement.apply(answers=write, seconds=limits["seconds"], mebibytes=limits["mebibytes"])
     remove_system_calls()
     refuse_operations()
     outcomes = [define(code, namespace, limits)]
@@ -284,41 +274,45 @@ def collect(read: int, deadline: float, limit: int) -> tuple[bytes, bool]:
     return b"", False
 
 
-def answer(job: dict[str, Any], modules: dict[str, SimpleNamespace]) -> list[list[str]]:
-    """Fork, wait for the outcomes at most the job's seconds, and end the child's whole group."""
+def answer(job: dict[str, Any], guard: Guard) -> list[list[str]]:
+    """Fork, wait for the outcomes at most the job's wall time, and end the child's whole group."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
         status, leave = 1, os._exit
         try:
-            os.close(read)
-            run_job(job, modules, write)
+            os.setsid()
+            run_job(job, guard, write)
             status = 0
         finally:
             leave(status)
     os.close(write)
     limits, count = job["limits"], len(job["arguments"])
     output_limit = (count + 1) * (4 * limits["characters"] + _LINE_BYTES)
-    data, late = collect(read, time.monotonic() + limits["seconds"], output_limit)
+    data, late = collect(read, time.monotonic() + limits["wall_seconds"], output_limit)
     os.close(read)
+    # Always: a child may close the pipe and stay. One that a signal ended keeps that signal.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    late = late or (os.WIFSIGNALED(status) and os.WTERMSIG(status) in _OUT_OF_TIME)
     outcomes = read_outcomes(data, count, limits["characters"])
     missing = ["timeout" if late else "crashed", ""]
     return outcomes + [missing] * (count - len(outcomes))
 
 
 def main() -> None:
-    """Answer jobs until the input ends."""
+    """Say how jobs are confined, then answer them until the input ends."""
     modules = {name: public_names(importlib.import_module(name)) for name in ALLOWED_MODULES}
+    guard = Guard(modules=modules, confinement=Confinement())
+    say({"means": guard.confinement.means})
     for line in sys.stdin:
-        outcomes = answer(json.loads(line), modules)
-        sys.stdout.write(json.dumps({"outcomes": outcomes}) + "\n")
-        sys.stdout.flush()
+        say({"outcomes": answer(json.loads(line), guard)})
 
 
-if __name__ == "__main__":
-    main()
+def say(message: dict[str, Any]) -> None:
+    """Write a line to the outer process."""
+    sys.stdout.write(json.dumps(message) + "\n")
+    sys.stdout.flush()
