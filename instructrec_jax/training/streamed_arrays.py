@@ -46,9 +46,7 @@ def save_streamed(folder: Path, tree: Any) -> None:
 
     The files are those of any PyTreeSave of NumPy arrays.
     """
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (StreamedArray, _Writer(deepcopy_host_arrays=False))
-    )
+    registry = ocp.type_handlers.create_type_handler_registry((StreamedArray, _Writer()))
     handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
     with ocp.Checkpointer(handler) as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.PyTreeSave(tree))
