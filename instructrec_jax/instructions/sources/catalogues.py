@@ -1,18 +1,19 @@
-"""Gettext catalogues, .po and .mo: each message with its translation, by babel.
+"""Gettext catalogues, .po (by babel) and .mo: each message with its translation.
 
 A catalogue set is a folder of any shape; every message of every catalogue becomes a document of two
 languages. All translations of a message belong together, so that a held-out message is one that
 training saw in no language.
 """
 
+import codecs
 import contextlib
 import io
 import re
+import struct
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from babel.messages.catalog import Catalog, Message
-from babel.messages.mofile import read_mo
+from babel.messages.catalog import Message
 from babel.messages.pofile import PoFileError, read_po
 
 from instructrec_jax.instructions.document import Document, Unreadable
@@ -28,7 +29,11 @@ from instructrec_jax.instructions.sources.files import (
     whole_bytes,
     whole_text,
 )
-from instructrec_jax.instructions.sources.locale_names import is_known_language, language_name
+from instructrec_jax.instructions.sources.locale_names import (
+    canonical_code,
+    is_known_language,
+    language_name,
+)
 
 OPTIONS = {
     **file_options("*.po", "*.mo"),
@@ -38,6 +43,9 @@ OPTIONS = {
 _CHARSET = re.compile(rb"charset=([\w.:-]+)")
 _LANGUAGE = re.compile(r"^\"Language:\s*([\w@.-]+)", re.MULTILINE)
 # "login.title" names a message and is not one.
+_COMPILED_LANGUAGE = re.compile(r"^Language:\s*([\w@.-]+)", re.MULTILINE)
+# babel refuses a catalogue whose dates are not written as gettext's own tools do.
+_DATE = re.compile(r'^"(?:POT-Creation|PO-Revision)-Date:.*$', re.MULTILINE)
 _IDENTIFIER = re.compile(r"[a-z0-9]+(?:[._-][A-Za-z0-9]+)+")
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdifur]|\{\w*\}")
 
@@ -67,13 +75,12 @@ def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unre
     if isinstance(found, Unreadable):
         yield found
         return
-    catalog, lines, encoding, told = found
+    messages, lines, encoding, told = found
     language = _language(corpus, path, told)
     if not language:
         detail = f"{told or 'no language'} in the header and none in the path"
         yield Unreadable(corpus.name, shown(path), "unknown_language", detail)
         return
-    messages = [message for message in catalog if message.id]
     for number, message in enumerate(messages, start=1):
         span = _span(message, lines) if message.lineno else (number, number)
         reason = _refusal(message)
@@ -87,8 +94,8 @@ def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unre
         yield Unreadable(corpus.name, shown(path), "no_messages")
 
 
-# The catalogue, its lines, its encoding and the language of its header.
-_Read = tuple[Catalog, list[str], str, str]
+# The messages, the file's lines, its encoding and the language of its header.
+_Read = tuple[list[Message], list[str], str, str]
 
 
 def _readable(corpus: Corpus, path: str) -> _Read | Unreadable:
@@ -104,11 +111,12 @@ def _readable(corpus: Corpus, path: str) -> _Read | Unreadable:
     try:
         # babel prints a warning for each line that it cannot read, and goes on behind it.
         with contextlib.redirect_stdout(io.StringIO()):
-            catalog = read_po(io.StringIO(text))
+            catalog = read_po(io.StringIO(_DATE.sub('""', text)))
     except (PoFileError, ValueError, IndexError) as error:
         return Unreadable(corpus.name, shown(path), "no_catalogue", str(error))
     language = _LANGUAGE.search(text)
-    return catalog, lines, encoding, language[1] if language else ""
+    messages = [message for message in catalog if message.id]
+    return messages, lines, encoding, language[1] if language else ""
 
 
 def _compiled(corpus: Corpus, path: str) -> _Read | Unreadable:
@@ -116,12 +124,50 @@ def _compiled(corpus: Corpus, path: str) -> _Read | Unreadable:
     if isinstance(data, Unreadable):
         return data
     try:
-        catalog = read_mo(io.BytesIO(data))
-    except (OSError, ValueError, LookupError) as error:
+        pairs = _compiled_pairs(data)
+        header = next((target for source, target in pairs if not source), b"")
+        told = _CHARSET.search(header)
+        encoding = codecs.lookup(told[1].decode("ascii") if told else "utf-8").name
+        messages = [
+            _message(source.decode(encoding), target.decode(encoding))
+            for source, target in pairs
+            if source
+        ]
+    except (struct.error, ValueError, LookupError) as error:
         return Unreadable(corpus.name, shown(path), "no_catalogue", str(error))
-    except Exception as error:  # struct.error, AttributeError: whatever the bytes lead to
-        return Unreadable(corpus.name, shown(path), "no_catalogue", type(error).__name__)
-    return catalog, [], str(catalog.charset), str(catalog.locale_identifier or "")
+    language = _COMPILED_LANGUAGE.search(header.decode(encoding, "replace"))
+    return messages, [], encoding, language[1] if language else ""
+
+
+def _compiled_pairs(data: bytes) -> list[tuple[bytes, bytes]]:
+    """The msgid and msgstr of a .mo file, by the format in the manual of GNU gettext.
+
+    Raises:
+        ValueError: the bytes are no such file.
+        struct.error: they end too early.
+    """
+    order = {b"\xde\x12\x04\x95": "<", b"\x95\x04\x12\xde": ">"}.get(data[:4])
+    if order is None:
+        raise ValueError("no .mo file")
+    count, sources, targets = struct.unpack_from(f"{order}3I", data, 8)
+
+    def text(table: int, number: int) -> bytes:
+        length, start = struct.unpack_from(f"{order}2I", data, table + 8 * number)
+        if start + length > len(data):
+            raise ValueError("a message lies behind the end of the file")
+        return data[start : start + length]
+
+    if count > len(data) // 16:
+        raise ValueError("more messages than the file has room for")
+    return [(text(sources, number), text(targets, number)) for number in range(count)]
+
+
+def _message(source: str, target: str) -> Message:
+    context, found, rest = source.rpartition("\x04")
+    forms = rest.split("\0")
+    if len(forms) > 1:
+        return Message(tuple(forms), tuple(target.split("\0")), context=context or None)
+    return Message(rest, target, context=context if found else None)
 
 
 def _language(corpus: Corpus, path: str, told: str) -> str:
@@ -130,8 +176,8 @@ def _language(corpus: Corpus, path: str, told: str) -> str:
         return corpus.options["language"]
     pure = PurePosixPath(path)
     for name in (told, pure.stem, pure.stem.rpartition(".")[2], *reversed(pure.parts[:-1])):
-        code = name.partition("@")[0].partition(".")[0].replace("-", "_")
-        if code and is_known_language(code):
+        code = canonical_code(name.partition("@")[0].partition(".")[0].replace("-", "_"))
+        if code:
             return code
     return ""
 
@@ -176,9 +222,6 @@ def _document(
 ) -> Document:
     source = corpus.options["source_language"]
     texts = {source: str(message.id), language: str(message.string)}
-    context = message.context or ""
-    if isinstance(context, bytes):
-        context = context.decode("utf-8", "replace")
     return Document(
         corpus=corpus.name,
         uri=shown(path),
@@ -191,7 +234,7 @@ def _document(
             "texts": texts,
             "names": {code: language_name(code) for code in texts},
             "source_language": source,
-            "context": context,
+            "context": message.context or "",
             "comment": " ".join(message.auto_comments),
         },
         hashed=raw or "\n".join(texts.values()),

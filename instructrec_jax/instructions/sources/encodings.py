@@ -16,6 +16,7 @@ _MARKS = (
 # What is tried where UTF-8 is impossible; of two that fit equally well the first is taken.
 _SINGLE_BYTE = (
     "cp1252", "cp1251", "cp1250", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
+    "iso8859_2", "iso8859_5", "mac_cyrillic", "cp866",
 )  # fmt: skip
 _MULTI_BYTE = ("gb18030", "cp932", "euc_jp", "big5", "cp949")
 # Encodings without a newline byte of their own: files in them are not read in parts.
@@ -27,6 +28,8 @@ _SAMPLE_BYTES = 1 << 16
 _MOST_CHAOS = 0.1
 _LEAST_COHERENCE = 0.2
 _LEAST_WIDE_CHARACTERS = 8
+# How ISO-2022-JP goes into two-byte characters; its bytes look like ASCII.
+_SHIFTS = re.compile(rb"\x1b\$[@B]")
 # Control characters that no text holds; more than this share of them is no text.
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MOST_CONTROLS = 0.01
@@ -58,6 +61,8 @@ def encoding_of(data: bytes, *, whole: bool) -> str:
         return _unmarked_utf16(data)
     if len(_CONTROLS.findall(data[:_SAMPLE_BYTES])) > _MOST_CONTROLS * len(data[:_SAMPLE_BYTES]):
         raise UndecodableError("binary", "control characters")
+    if _SHIFTS.search(data[:_SAMPLE_BYTES]):
+        return "iso2022_jp"
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -51,6 +51,15 @@ def is_known_language(code: str) -> bool:
     return localedata.exists(code)
 
 
+def canonical_code(code: str) -> str:
+    """CLDR's own code of a locale (`zh_Hans_CN` for `zh_CN`); "" for one that it does not know."""
+    try:
+        found = str(Locale.parse(code))
+    except (UnknownLocaleError, ValueError, TypeError):
+        return ""
+    return found if localedata.exists(found) else ""
+
+
 def language_name(code: str) -> str:
     """The English name of a language, e.g. "German"."""
     return str(Locale.parse(code).get_display_name("en"))

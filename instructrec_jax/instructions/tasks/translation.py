@@ -1,4 +1,4 @@
-"""Tasks about languages, from the parallel text of `locale_names` documents."""
+"""Tasks about languages, from the same text in several of them."""
 
 from collections.abc import Iterator
 
@@ -55,3 +55,21 @@ def normalise_date(document: Document, context: Context) -> Iterator[Draft]:
     for code in ["en", *_languages(document, context, count=_DATES_PER_ITEM - 1)]:
         fields = {"input": content["texts"][code], "source_language": content["names"][code]}
         yield Draft(fields, target=content["iso"])
+
+
+def translate_texts(document: Document, context: Context) -> Iterator[Draft]:
+    """A text of a catalogue or of aligned files → the same in another language, both ways.
+
+    Of many languages a few are paired with the first one.
+    """
+    content = document.content
+    first, *others = content["texts"]
+    count = min(_LANGUAGES_PER_PHRASE, len(others))
+    for other in context.random(document, "languages").sample(others, count):
+        for source, target in ((first, other), (other, first)):
+            fields = {
+                "input": content["texts"][source],
+                "source_language": content["names"][source],
+                "target_language": content["names"][target],
+            }
+            yield Draft(fields, target=content["texts"][target])
