@@ -1,12 +1,16 @@
 """The template bank: how the same question is put in many words.
 
 One file a task under `templates/`, one line a template: its id, its style and its text in Jinja's
-language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only.
+language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only. Closed
+choices are shown by one of the filters `inline`, `inline_chinese`, `listed` and `lettered`, or not
+at all; which, the choice of the template decides.
 """
 
+import re
+import string
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,8 +24,41 @@ from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.document import Draft
 
 FOLDER = Path(__file__).with_name("templates")
-STYLES = ("imperative", "question", "terse", "polite", "search", "length", "format")
+# "chinese" are phrasings in Chinese of any of the other styles.
+STYLES = ("imperative", "question", "terse", "polite", "search", "length", "format", "chinese")
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+# Shorter targets, such as the letter of a choice or a number, stand in any text by chance.
+_SHORTEST_SECRET = 3
+_HIDDEN = "\ufffc"
+
+
+def _inline(options: Sequence[str]) -> str:
+    """ "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(options[:-1]), options[-1])))
+
+
+def _inline_chinese(options: Sequence[str]) -> str:
+    """ "a、b或c"."""
+    return "或".join(filter(None, ("、".join(options[:-1]), options[-1])))
+
+
+def _listed(options: Sequence[str]) -> str:
+    """One a line, with dashes."""
+    return "\n".join(f"- {option}" for option in options)
+
+
+def _lettered(options: Sequence[str]) -> str:
+    """One a line, with capital letters, then numbers."""
+    marks = [*string.ascii_uppercase, *map(str, range(27, len(options) + 1))]
+    return "\n".join(f"{mark}. {option}" for mark, option in zip(marks, options, strict=False))
+
+
+_ENVIRONMENT.filters |= {
+    "inline": _inline,
+    "inline_chinese": _inline_chinese,
+    "listed": _listed,
+    "lettered": _lettered,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +83,11 @@ class Template:
         self._compiled  # noqa: B018  (a syntax error shows here, with the file's name)
         return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text)))
 
+    @property
+    def shows_options(self) -> bool:
+        """Whether the phrasing shows the closed choices."""
+        return "options" in self.fields
+
     def render(self, draft: Draft) -> tuple[str, str]:
         """The instruction, and the input ("" where the template carries it inside).
 
@@ -66,6 +108,30 @@ class Template:
 def template_fields(draft: Draft) -> Mapping[str, Any]:
     """What a template may use: the draft's fields and `target_words`, the target's length."""
     return {**draft.fields, "target_words": len(draft.target.split())}
+
+
+def tells_target(template: Template, draft: Draft) -> bool:
+    """Whether the phrasing itself holds the target, beside the material and the shown options.
+
+    So that no inverted or classifying phrasing leaks its label. A phrasing that names every option
+    tells none. Targets of one or two characters are not looked for.
+    """
+    target = draft.target.strip().casefold()
+    if len(target) < _SHORTEST_SECRET:
+        return False
+    fields = {**draft.fields, "input": _HIDDEN}
+    if "options" in fields:
+        fields["options"] = tuple(_HIDDEN for _ in draft.options)
+    instruction, _ = template.render(replace(draft, fields=fields))
+    told = instruction.casefold()
+    others = [option.casefold() for option in draft.options if option != draft.target]
+    if others and all(_holds(told, option) for option in others):
+        return False
+    return _holds(told, target)
+
+
+def _holds(text: str, part: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
 
 
 def load_templates(task: str, *, folder: Path = FOLDER) -> tuple[Template, ...]:
