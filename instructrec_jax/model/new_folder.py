@@ -13,7 +13,7 @@ from instructrec_jax.errors import CheckpointError
 def new_folder(target: Path, *, size_bytes: int) -> Iterator[Path]:
     """A folder beside `target` to fill; at the end it takes the place of `target`.
 
-    After an exception nothing is left; after a kill `TARGET.unfinished-PID`.
+    Until then, and after a kill, what is there is `TARGET.unfinished-PID`; an exception removes it.
 
     Args:
       target: an existing one is replaced.
