@@ -4,6 +4,7 @@ from functools import partial
 
 from instructrec_jax.instructions.tasks import code, execution, text, translation
 from instructrec_jax.instructions.tasks.task import Task
+from instructrec_jax.instructions.tasks.text_bank import TEXT_TASKS
 
 __all__ = ["TASKS", "Task"]
 
@@ -165,6 +166,18 @@ TASKS = {
     "translate_lists": _locale_translation(
         "Lists of countries or languages, from and to English.", "list"
     ),
+    "translate_messages": Task(
+        "Messages of programs, from a catalogue's language and to it.",
+        ("catalogue_message",),
+        translation.translate_texts,
+        target_source="parallel",
+    ),
+    "translate_sentences": Task(
+        "Lines of aligned files and subtitles, from one language to another.",
+        ("parallel",),
+        translation.translate_texts,
+        target_source="parallel",
+    ),
     "identify_language": Task(
         "A date, time, measure or amount in words → the language it is in.",
         _LOCALES,
@@ -177,4 +190,5 @@ TASKS = {
         translation.normalise_date,
         target_source="parallel",
     ),
+    **TEXT_TASKS,
 }

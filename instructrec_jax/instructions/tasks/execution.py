@@ -1,101 +1,36 @@
-"""Tasks whose targets come from running the code, from `python_code` documents."""
+"""Tasks whose targets come from running the code, from `python_definition` documents."""
 
 import ast
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from instructrec_jax.instructions.document import Context, Document, Draft
 from instructrec_jax.instructions.execution import Outcome
-from instructrec_jax.instructions.mutation import sample_mutants
-from instructrec_jax.instructions.pure_functions import (
-    PureFunction,
-    pure_function,
-    sample_arguments,
-)
+from instructrec_jax.instructions.pure_functions import examined
+from instructrec_jax.instructions.tasks.runs import Run, mutant_runs, original_run, real_bugs
 
-# Argument tuples tried for each function; many do not fit its types and raise.
-_CALLS_TRIED = 80
 _CALLS_KEPT = 10
 # Calls of one function that may give the same result.
 _SAME_RESULT = 2
-_MUTANTS_PER_FUNCTION = 3
 _BUG_REFERENCES = 5
+_INPUTS_PER_FUNCTION = 3
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A function, or a mutant of it, and what each call gave."""
-
-    function: PureFunction
-    listing: str
-    arguments: tuple[tuple, ...]
-    outcomes: dict[str, Outcome]
-
-
-def _original(document: Document, context: Context) -> list[_Run]:
-    """The function's run; [] where it is not pure."""
-
-    def execute() -> list[_Run]:
-        function = pure_function(document.content)
-        if function is None:
-            return []
-        choose = context.random(document, "arguments")
-        arguments = sample_arguments(function, count=_CALLS_TRIED, choose=choose)
-        return [_run(function, function.code, arguments, context)]
-
-    return context.remember(document, "original", execute)
-
-
-def _mutants(document: Document, context: Context) -> list[_Run]:
-    """Runs of the function's mutants, on the arguments that fit its types."""
-
-    def execute() -> list[_Run]:
-        runs = []
-        for original in _original(document, context):
-            if len(_results(original)) < 2:
-                continue
-            pairs = zip(original.arguments, original.outcomes.values(), strict=True)
-            fitting = [values for values, outcome in pairs if outcome.kind == "ok"]
-            function = original.function
-            mutants = sample_mutants(
-                function.code,
-                count=_MUTANTS_PER_FUNCTION,
-                choose=context.random(document, "mutants"),
-            )
-            runs += [_run(function, mutant.code, fitting, context) for mutant in mutants]
-        return runs
-
-    return context.remember(document, "mutants", execute)
-
-
-def _run(function: PureFunction, code: str, arguments: list[tuple], context: Context) -> _Run:
-    outcomes = context.sandbox.run(
-        code,
-        name=function.name,
-        arguments=[repr(values) for values in arguments],
-        modules=function.modules,
-    )
-    calls = [f"{function.name}({', '.join(map(repr, values))})" for values in arguments]
-    return _Run(
-        function=function,
-        listing=function.listing.replace(function.code, code),
-        arguments=tuple(arguments),
-        outcomes=dict(zip(calls, outcomes, strict=True)),
-    )
-
-
-def _results(run: _Run) -> set[str]:
-    return {outcome.text for outcome in run.outcomes.values() if outcome.kind == "ok"}
+def _runs(document: Document, context: Context) -> list[Run]:
+    original = original_run(document, context)
+    return [] if original is None else [original, *mutant_runs(document, context)]
 
 
 def predict_output(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a call → the value that it returns.
 
-    Calls that gave no value that can be written down, and functions whose calls all gave the same
-    one, make drafts that are rejected.
+    Calls that gave no value that can be written down, functions whose calls all gave the same one,
+    and functions that are not run for what they may do make drafts that are rejected.
     """
-    for run in [*_original(document, context), *_mutants(document, context)]:
-        constant = len(_results(run)) < 2
+    refusal = examined(document.content)
+    if isinstance(refusal, str) and refusal:
+        yield Draft({"input": document.content["code"]}, target="", rejected=f"not_run_{refusal}")
+    for run in _runs(document, context):
+        constant = len(set(run.results.values())) < 2
         kept: dict[str, int] = {}
         for call, outcome in run.outcomes.items():
             fields = {"input": f"{run.listing}\n\n{call}", "call": call}
@@ -114,32 +49,91 @@ _TYPES = ("bool", "bytes", "dict", "float", "int", "list", "NoneType", "str", "t
 
 def predict_type(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a call → the type of the value that it returns."""
-    for run in _original(document, context):
-        kept: dict[str, int] = {}
-        for call, outcome in run.outcomes.items():
-            kind = type(ast.literal_eval(outcome.text)).__name__ if outcome.kind == "ok" else ""
-            if kind in _TYPES and kept.get(kind, 0) < _SAME_RESULT:
-                kept[kind] = kept.get(kind, 0) + 1
-                choose = context.random(document, "types", call)
-                options = tuple(choose.sample(_TYPES, len(_TYPES)))
-                fields = {"input": f"{run.listing}\n\n{call}", "call": call, "options": options}
-                yield Draft(fields, target=kind, options=options)
+    run = original_run(document, context)
+    if run is None:
+        return
+    kept: dict[str, int] = {}
+    for call, outcome in run.outcomes.items():
+        kind = type(ast.literal_eval(outcome.text)).__name__ if outcome.kind == "ok" else ""
+        if kind in _TYPES and kept.get(kind, 0) < _SAME_RESULT:
+            kept[kind] = kept.get(kind, 0) + 1
+            choose = context.random(document, "types", call)
+            options = tuple(choose.sample(_TYPES, len(_TYPES)))
+            fields = {"input": f"{run.listing}\n\n{call}", "call": call, "options": options}
+            yield Draft(fields, target=kind, options=options)
+
+
+def predict_input(document: Document, context: Context) -> Iterator[Draft]:
+    """A function and a value → a call that returns it; all that did count."""
+    run = original_run(document, context)
+    if run is None or len(set(run.results.values())) < 2:
+        return
+    calls_of: dict[str, list[str]] = {}
+    for call, value in run.results.items():
+        calls_of.setdefault(value, []).append(call)
+    # A value that says something: one that few calls give.
+    rarest = sorted(calls_of, key=lambda value: len(calls_of[value]))[:_INPUTS_PER_FUNCTION]
+    for value in rarest:
+        calls = sorted(calls_of[value], key=len)[:_CALLS_KEPT]
+        fields = {"input": f"{run.listing}\n\nResult: {value}", "value": value}
+        yield Draft(fields, target=calls[0], references=tuple(calls))
 
 
 def expose_bug(document: Document, context: Context) -> Iterator[Draft]:
     """A function and a changed version → a call that tells them apart; all such calls count."""
-    for original in _original(document, context):
-        for changed in _mutants(document, context):
-            telling = [
-                f"{call} gives {original.outcomes[call].text} before and {_told(wrong)} after."
-                for call, wrong in changed.outcomes.items()
-                if wrong != original.outcomes[call] and wrong.kind in ("ok", "raised")
-            ]
-            telling = sorted(telling, key=len)[:_BUG_REFERENCES]
-            if telling:
-                fields = {"input": f"Before:\n{original.listing}\n\nAfter:\n{changed.listing}"}
-                yield Draft(fields, target=telling[0], references=tuple(telling))
+    original = original_run(document, context)
+    for changed, telling in real_bugs(document, context):
+        assert original is not None
+        sentences = [
+            f"{call} gives {original.outcomes[call].text} before "
+            f"and {told(changed.outcomes[call])} after."
+            for call in telling
+        ]
+        sentences = sorted(sentences, key=len)[:_BUG_REFERENCES]
+        fields = {"input": f"Before:\n{original.listing}\n\nAfter:\n{changed.listing}"}
+        yield Draft(fields, target=sentences[0], references=tuple(sentences))
 
 
-def _told(outcome: Outcome) -> str:
+def told(outcome: Outcome) -> str:
+    """What a call gave, for a sentence."""
     return outcome.text if outcome.kind == "ok" else f"an error ({outcome.text})"
+
+
+def explain_call(document: Document, context: Context) -> Iterator[Draft]:
+    """A function with defaults and a call → what each parameter is, and what comes back."""
+    run = original_run(document, context)
+    if run is None or len(set(run.results.values())) < 2:
+        return
+    defaults = _defaults(run.function.code)
+    names = run.function.parameters
+    results, seen = run.results, set()
+    for values, call in zip(run.arguments, run.outcomes, strict=True):
+        if call not in results or len(values) in seen or len(names) + len(defaults) < 2:
+            continue
+        # One call for each number of arguments.
+        seen.add(len(values))
+        parts = [f"`{name}` is {value!r}" for name, value in zip(names, values, strict=False)]
+        given = set(names[: len(values)])
+        parts += [
+            f"`{name}` keeps its default {default}"
+            for name, default in defaults.items()
+            if name not in given
+        ]
+        listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+        fields = {"input": f"{run.listing}\n\n{call}", "call": call}
+        yield Draft(fields, target=f"{listed}. The call returns {results[call]}.")
+
+
+def _defaults(code: str) -> dict[str, str]:
+    (function,) = ast.parse(code).body
+    assert isinstance(function, ast.FunctionDef)
+    arguments = function.args
+    positional = [*arguments.posonlyargs, *arguments.args]
+    first = len(positional) - len(arguments.defaults)
+    pairs = list(zip(positional[first:], arguments.defaults, strict=True))
+    pairs += [
+        (name, value)
+        for name, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if value is not None
+    ]
+    return {name.arg: ast.unparse(value) for name, value in pairs}

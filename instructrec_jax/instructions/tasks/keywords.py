@@ -1,0 +1,140 @@
+"""Keywords of a text by RAKE (Rose et al. 2010), and the tasks made of them."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from instructrec_jax.instructions.document import Context, Document, Draft
+from instructrec_jax.instructions.tasks.sentences import (
+    first_sentences,
+    is_chinese,
+    is_sound,
+    paragraphs_of,
+)
+
+_KEYWORDS = (3, 6)
+_TEXT_CHARACTERS = (200, 1_200)
+_MOST_WORDS = 3
+_CONSIDERED = 20
+_BREAK = re.compile(r"[^\w\s'-]+|\d+")
+_STOP_WORDS = """\
+a about above across actually after again against all almost along already also although
+always am among an and another any anything are around as at away back be became because become
+becomes been before behind being below best better between both but by call called calls can
+cannot come comes could did different do does doing done down due during each either else
+enough especially etc even ever every example far few find first follow following follows for
+found from full further gave general get gets give given gives go goes going good got had has
+have having he hence her here him his how however if important in including indeed instead into
+is it its itself just keep kind know known last later least less let like likely little long
+longer look lot made mainly make makes making many may maybe me mean means might more most
+mostly much must my near need needed needs neither never new next no non none nor not note
+nothing now of off often on once one only onto or other others otherwise our out over own part
+particular per perhaps possible provide provided provides put quite rather really same say
+second see seem seems seen set several shall she should show shown shows simply since so some
+something sometimes soon still such take taken takes than that the their them then there
+therefore these they thing things third this those though three through thus time to together
+too toward try two under unless until up upon us use used useful user uses using usually various
+very via want wants was way we well went were what when where whether which while who whole
+whose why will with within without work works would yet you your able allow allows based
+contain contains depending describe described describes different easily easy ensure false
+handle handling help helps include includes number order similar simple specific specified true
+whenever available currently directly automatically e.g i.e"""
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+def content_words(text: str) -> set[str]:
+    """The first six letters of each word of three or more that is no stop word."""
+    words = (word.casefold() for word in re.findall(r"[^\W\d_]{3,}", text))
+    return {word[:6] for word in words if word not in STOP_WORDS}
+
+
+def keywords_of(text: str) -> list[str]:
+    """The text's key phrases, best first: words between stop words, by degree over frequency.
+
+    Phrases of one to three words without verbs' commonest endings; ties by place. A phrase that is
+    part of a better one is left out.
+    """
+    phrases: list[tuple[str, ...]] = []
+    for part in _BREAK.split(text):
+        run: list[str] = []
+        for word in [*part.split(), "the"]:
+            plain = word.strip("'-")
+            if plain.casefold() in STOP_WORDS or len(plain) < 3 or plain.endswith(("n't", "'s")):
+                if 0 < len(run) <= _MOST_WORDS:
+                    phrases.append(tuple(run))
+                run = []
+            else:
+                run.append(plain)
+    frequency: Counter[str] = Counter()
+    degree: Counter[str] = Counter()
+    for phrase in phrases:
+        for word in phrase:
+            frequency[word.casefold()] += 1
+            degree[word.casefold()] += len(phrase)
+    counts = Counter(tuple(map(str.casefold, phrase)) for phrase in phrases)
+    spelling: dict[tuple[str, ...], str] = {}
+    for phrase in phrases:
+        spelling.setdefault(tuple(map(str.casefold, phrase)), " ".join(phrase))
+    scores = {
+        phrase: counts[phrase] ** 0.5 * sum(degree[word] / frequency[word] for word in phrase)
+        for phrase in spelling
+        if not phrase[-1].endswith(("ed", "ly", "ing"))
+    }
+    ranked = sorted(scores, key=lambda phrase: -scores[phrase])
+    kept: list[tuple[str, ...]] = []
+    taken: set[str] = set()
+    for phrase in ranked:
+        words = {word.removesuffix("s") for word in phrase}
+        if not words & taken:
+            kept.append(phrase)
+            taken |= words
+    return [spelling[phrase] for phrase in kept]
+
+
+def list_keywords(document: Document, context: Context) -> Iterator[Draft]:
+    """A passage → its key phrases, in the order in which they stand in the text."""
+    text, found = passage_and_keywords(document, context)
+    if found:
+        yield Draft({"input": text, "count": len(found)}, target=", ".join(found))
+
+
+def passage_and_keywords(document: Document, context: Context) -> tuple[str, list[str]]:
+    """The opening of a document's text and its key phrases; [] where there are too few."""
+    shortest, longest = _TEXT_CHARACTERS
+    flat = [s for paragraph in paragraphs_of(document, context) for s in paragraph]
+    text = first_sentences([s for s in flat if is_sound(s)], longest)
+    if len(text) < shortest or is_chinese(text):
+        return "", []
+    fewest, most = _KEYWORDS
+    found = [key for key in keywords_of(text)[:_CONSIDERED] if _is_frequent(key, text)]
+    if len(found) < fewest:
+        return "", []
+    return text, sorted(found[:most], key=lambda key: text.casefold().index(key.casefold()))
+
+
+def _is_frequent(key: str, text: str) -> bool:
+    """A phrase that comes twice is no accident, nor is a noun that comes three times.
+
+    A word counts as a noun where it also stands right behind an article or in the plural.
+    """
+    stem = re.escape(key.removesuffix("s"))
+    count = len(re.findall(rf"(?<!\w){stem}s?(?!\w)", text, re.IGNORECASE))
+    if " " in key:
+        return count >= 2
+    noun = re.search(rf"\b(?:an?|the|this|each|every) {stem}s?(?!\w)|\b{stem}s\b", text, re.I)
+    return count >= 3 and (noun is not None or key[0].isupper())
+
+
+def write_from_keywords(document: Document, context: Context) -> Iterator[Draft]:
+    """Key phrases of a sentence → the sentence."""
+    for paragraph in paragraphs_of(document, context):
+        for sentence in paragraph[:1]:
+            if not is_sound(sentence) or is_chinese(sentence) or len(sentence) < 60:
+                continue
+            found = keywords_of(sentence)[: _KEYWORDS[1] - 1]
+            if len(found) >= _KEYWORDS[0]:
+                choose = context.random(document, "keywords", sentence)
+                choose.shuffle(found)
+                fields = {"input": ", ".join(found), "count": len(found)}
+                yield Draft(fields, target=sentence)
+                return
