@@ -1,5 +1,6 @@
 import json
 
+import corpora
 import pytest
 
 from instructrec_jax.errors import DataError
@@ -126,3 +127,19 @@ def test_a_recipe_file_stands_for_a_file_of_examples(data_dir, tmp_path):
 def test_a_bad_recipe_names_its_file(changes, message, data_dir, tmp_path):
     with pytest.raises(DataError, match=f"reviews.tfds.json: .*{message}"):
         list(read_examples(recipe_file(tmp_path, data_dir, **changes)))
+
+
+def test_its_records_are_documents_too(data_dir):
+    fields = {"text": "premise", "label": "label", "rating": "stars"}
+    options = {"data_dir": str(data_dir), "fields": fields}
+    documents, _ = corpora.read("tfds", "tiny_reviews:1.0.0", **options)
+    assert [d.content["text"] for d in documents] == RECORDS["premise"]
+    assert [d.content["label"] for d in documents] == ["good", "bad"]
+    assert documents[1].content["rating"] == "5" and documents[1].licence == "unknown"
+    assert documents[1].uri == "tfds:tiny_reviews/1.0.0/train" and documents[1].span == (2, 2)
+    with pytest.raises(DataError, match="has no split 'test'; it has train"):
+        corpora.read("tfds", "tiny_reviews:1.0.0", split="test", **options)
+    with pytest.raises(DataError, match="no column 'premiss'; did you mean 'premise'"):
+        corpora.read("tfds", "tiny_reviews:1.0.0", **options | {"fields": {"text": "premiss"}})
+    with pytest.raises(DataError, match="knows no dataset"):
+        corpora.read("tfds", "no_such:1.0.0", **options)

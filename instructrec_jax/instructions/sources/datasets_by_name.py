@@ -1,6 +1,7 @@
 """Datasets of TensorFlow Datasets and of Hugging Face: their records, in runs of 1000.
 
-Both libraries are loaded only where a corpus is read by them. Nothing is downloaded.
+Both libraries are loaded only where a corpus is read by them. TFDS reads what is prepared;
+Hugging Face's library fetches a dataset that it knows by name alone, unless HF_HUB_OFFLINE=1.
 """
 
 import importlib.util

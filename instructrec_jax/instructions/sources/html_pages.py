@@ -38,8 +38,8 @@ _LEFT_OUT = {
     "aside": "navigation",
 }
 _INLINE_WORDS = """
-a abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark q rp rt ruby s
-samp small span strike strong sub sup time tt u var wbr
+a abbr acronym b bdi bdo big br cite code data del dfn em font i img ins kbd label mark q rp rt ruby
+s samp small span strike strong sub sup time tt u var wbr
 """
 _INLINE = frozenset(_INLINE_WORDS.split())
 _LEAST_CHARACTERS = 2

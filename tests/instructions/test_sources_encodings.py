@@ -1,0 +1,77 @@
+import codecs
+import os
+
+import pytest
+from corpora import read, reasons
+
+from instructrec_jax.instructions.sources import encodings
+
+FRENCH = "Les élèves étudient la géographie à l'école.\nOù êtes-vous allé hier soir, après ?\n"
+RUSSIAN = "Привет, мир! Это простой текст на русском языке.\nОн нужен для проверки кодировки.\n"
+CHINESE = "这是一个简单的中文文本，用于检查编码。\n我们希望它能被正确识别，谢谢大家。\n"
+JAPANESE = "これは文字コードを確認するための日本語のテキストです。\nよろしくお願いします。\n"
+FILES = {
+    "utf8.txt": (CHINESE, "utf-8", "utf-8"),
+    "bom.txt": (FRENCH, "utf-8-sig", "utf-8-sig"),
+    "utf16.txt": (RUSSIAN, "utf-16", "utf-16"),
+    "unmarked.txt": (FRENCH, "utf-16-le", "utf-16-le"),
+    "utf32.txt": (FRENCH, "utf-32", "utf-32"),
+    "latin1.txt": (FRENCH, "latin-1", "cp1252"),
+    "cp1251.txt": (RUSSIAN, "cp1251", "cp1251"),
+    "gb.txt": (CHINESE, "gb18030", "gb18030"),
+    "sjis.txt": (JAPANESE, "shift_jis", "cp932"),
+    "jis.txt": (JAPANESE, "iso2022_jp", "iso2022_jp"),
+}
+
+
+def test_a_folder_of_many_encodings(tmp_path):
+    for name, (text, encoding, _) in FILES.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)) * 8)
+    (tmp_path / "empty.txt").write_bytes(b"")
+    (tmp_path / "blank.txt").write_bytes(b" \n\n")
+    (tmp_path / "cut.txt").write_bytes(CHINESE.encode()[:-2])
+    (tmp_path / "few.txt").write_bytes("Café\n".encode("latin-1"))
+    documents, unreadable = read("text", tmp_path)
+    found = {document.uri: document for document in documents}
+    assert found.keys() == FILES.keys()
+    for name, (text, _, told) in FILES.items():
+        # By the codec's own name: Python calls a codec by several.
+        assert codecs.lookup(found[name].encoding) == codecs.lookup(told), name
+        raw = "\n".join(text.split("\n")[:2])
+        assert found[name].hashed == raw
+    assert reasons(unreadable) == {
+        "binary.txt": "binary",
+        "empty.txt": "empty",
+        "blank.txt": "empty",
+        "cut.txt": "truncated_character",
+        "few.txt": "uncertain_encoding",
+    }
+
+
+def test_a_given_encoding_is_taken_at_its_word(tmp_path):
+    (tmp_path / "a.txt").write_bytes("Café au lait, s'il vous plaît.".encode("latin-1"))
+    (document,), _ = read("text", tmp_path, encoding="latin-1")
+    assert document.text == "Café au lait, s'il vous plaît."
+    _, (refused,) = read("text", tmp_path, encoding="utf-8")
+    assert refused.reason == "undecodable"
+
+
+def test_random_bytes_are_no_text():
+    for seed in range(20):
+        data = bytes(hash((seed, n)) & 0xFF for n in range(2_000))
+        with pytest.raises(encodings.UndecodableError):
+            encodings.decoded(data)
+
+
+def test_newlines_are_one_sign():
+    assert encodings.decoded(b"a\r\nb\nc\r")[0] == "a\nb\nc\r"
+    assert encodings.decoded(b"a\rb\r")[0] == "a\nb\n"
+
+
+def test_a_file_that_may_not_be_read_is_counted(tmp_path):
+    (tmp_path / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("A name that is no UTF-8 holds a text.")
+    documents, unreadable = read("text", tmp_path)
+    assert reasons(unreadable) == {"gone.txt": "unreadable"}
+    assert [document.uri for document in documents] == [r"caf\xe9.txt"]
