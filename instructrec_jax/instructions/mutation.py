@@ -29,8 +29,9 @@ _ARITHMETIC = {"+": ("-",), "-": ("+",), "*": ("+", "//"), "/": ("*",), "//": ("
 
 @dataclass(frozen=True)
 class Mutant:
-    """Code with one mistake: `kind` (a key of `MISTAKES`), the line from 1, that line before and
-    after (without the indentation), and the whole changed code.
+    """Code with one mistake: `kind` (a key of `ALL_MISTAKES`), the line from 1, that line before
+    and after (without the indentation), the whole changed code, and the words that were `removed`
+    and `inserted` ("" for none).
     """
 
     kind: str
@@ -38,6 +39,8 @@ class Mutant:
     before: str
     after: str
     code: str
+    removed: str
+    inserted: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,13 @@ class _Edit:
     text: str
 
 
-def sample_mutants(code: str, *, count: int, choose: random.Random) -> list[Mutant]:
-    """At most `count` mutants of a function's source, each of another kind.
+_Edits = Callable[[list[ast.AST], list[str]], Iterator[_Edit]]
+
+
+def sample_mutants(
+    code: str, *, count: int, choose: random.Random, kinds: Mapping[str, _Edits] | None = None
+) -> list[Mutant]:
+    """At most `count` mutants of a function's source, each of another one of `kinds` (`MISTAKES`).
 
     Every mutant parses, and differs from the code in its syntax tree. Code that does not parse has
     none.
@@ -61,8 +69,9 @@ def sample_mutants(code: str, *, count: int, choose: random.Random) -> list[Muta
         return []
     nodes, lines = list(ast.walk(tree)), code.split("\n")
     sampled: list[Mutant] = []
-    for kind in choose.sample(list(MISTAKES), len(MISTAKES)):
-        edits = list(MISTAKES[kind](nodes, lines))
+    table = MISTAKES if kinds is None else kinds
+    for kind in choose.sample(list(table), len(table)):
+        edits = list(table[kind](nodes, lines))
         mutant = _applied(kind, choose.choice(edits), lines) if edits else None
         if mutant is not None:
             sampled.append(mutant)
@@ -88,7 +97,15 @@ def _applied(kind: str, edit: _Edit, lines: list[str]) -> Mutant | None:
     code = "\n".join([*lines[: edit.line - 1], after, *lines[edit.line :]])
     if _parsed(code) is None:
         return None
-    return Mutant(kind=kind, line=edit.line, before=before.strip(), after=after.strip(), code=code)
+    return Mutant(
+        kind=kind,
+        line=edit.line,
+        before=before.strip(),
+        after=after.strip(),
+        code=code,
+        removed=data[edit.start : edit.end].decode().strip(),
+        inserted=edit.text.strip(),
+    )
 
 
 def _comparison_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
@@ -204,8 +221,61 @@ def _negated_condition_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator
             yield _Edit(test.lineno, test.col_offset, test.col_offset, "not ")
 
 
-# The kinds of mistakes by name, as targets name them; a new kind is one entry.
-MISTAKES: dict[str, Callable[[list[ast.AST], list[str]], Iterator[_Edit]]] = {
+def _swapped_argument_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    """Two arguments side by side, each in the other's place."""
+    for node in nodes:
+        if not isinstance(node, ast.Call) or ast.unparse(node.func) in _SYMMETRIC:
+            continue
+        for first, second in zip(node.args, node.args[1:], strict=False):
+            places = (first.lineno, first.end_lineno, second.lineno, second.end_lineno)
+            starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
+            if len(set(places)) > 1 or starred or second.end_col_offset is None:
+                continue
+            data = lines[first.lineno - 1].encode()
+            left = data[first.col_offset : first.end_col_offset]
+            between = data[first.end_col_offset : second.col_offset]
+            right = data[second.col_offset : second.end_col_offset]
+            if left != right and between.strip() == b",":
+                text = (right + between + left).decode()
+                yield _Edit(first.lineno, first.col_offset, second.end_col_offset, text)
+
+
+# What gives the same for its arguments in any order.
+_SYMMETRIC = frozenset({"min", "max", "math.hypot", "math.gcd", "operator.eq"})
+
+
+def _wrong_constant_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    """True and False in each other's place, and None for either."""
+    others = {"True": "False", "False": "True", "None": "False"}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and str(node.value) in others:
+            end = node.end_col_offset or 0
+            if lines[node.lineno - 1].encode()[node.col_offset : end].decode() == str(node.value):
+                yield _Edit(node.lineno, node.col_offset, end, others[str(node.value)])
+
+
+def _connective_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
+        if isinstance(node, ast.BoolOp) and len(node.values) == 2:
+            left, right = node.values
+            yield from _operator_edits(left, right, lines, {"and": ("or",), "or": ("and",)})
+
+
+def _missing_jump_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
+        if isinstance(node, ast.Continue | ast.Break):
+            yield _Edit(node.lineno, node.col_offset, node.end_col_offset or 0, "pass")
+
+
+def _missing_await_edits(nodes: list[ast.AST], lines: list[str]) -> Iterator[_Edit]:
+    for node in nodes:
+        if isinstance(node, ast.Await) and node.value.lineno == node.lineno:
+            yield _Edit(node.lineno, node.col_offset, node.value.col_offset, "")
+
+
+# The kinds of mistakes by name, as targets name them; a new kind is one entry. These are common
+# enough that every one can be asked for; the tasks that classify choose among them.
+MISTAKES: dict[str, _Edits] = {
     "comparison operator": _comparison_edits,
     "off by one": _off_by_one_edits,
     "arithmetic operator": _arithmetic_edits,
@@ -213,3 +283,11 @@ MISTAKES: dict[str, Callable[[list[ast.AST], list[str]], Iterator[_Edit]]] = {
     "missing return": _missing_return_edits,
     "negated condition": _negated_condition_edits,
 }
+RARER_MISTAKES: dict[str, _Edits] = {
+    "swapped arguments": _swapped_argument_edits,
+    "wrong constant": _wrong_constant_edits,
+    "wrong connective": _connective_edits,
+    "missing jump": _missing_jump_edits,
+    "missing await": _missing_await_edits,
+}
+ALL_MISTAKES: dict[str, _Edits] = {**MISTAKES, **RARER_MISTAKES}

@@ -54,56 +54,69 @@ class PureFunction:
 
 
 def pure_function(content: Mapping[str, Any]) -> PureFunction | None:
-    """The function of a `python_code` document if it only computes, else None.
+    """The function of a "python_definition" document if it only computes, else None.
 
     It may use its parameters and variables, harmless builtins, itself, and pure modules that its
     file imports by name; no attribute that starts with an underscore, no import, no generator.
     """
+    found = examined(content)
+    return found if isinstance(found, PureFunction) else None
+
+
+def examined(content: Mapping[str, Any]) -> PureFunction | str:
+    """The function if it only computes, else why it is not run.
+
+    Reasons: "" (a class, a method, nothing to run), "length", "signature" (decorators, too many
+    parameters or none), "statement" (import, with, yield, class, global, ...), "attribute" (private
+    ones, clocks), "name" (of something outside the function that is not on the lists).
+    """
     code: str = content["code"]
-    if content["kind"] != "function" or not content["body"] or code.count("\n") >= _MAXIMUM_LINES:
-        return None
     # Most functions are methods: they are told before the costly parsing.
+    if content["kind"] != "function" or not content["body"]:
+        return ""
     if re.search(r"\((self|cls)\b", content["signature"]):
-        return None
+        return ""
+    if code.count("\n") >= _MAXIMUM_LINES:
+        return "length"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             (function,) = ast.parse(code).body
-    except (SyntaxError, ValueError):
-        return None
-    if not isinstance(function, ast.FunctionDef) or function.decorator_list:
-        return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    if not isinstance(function, ast.FunctionDef):
+        return "statement"
     arguments = function.args
     parameters = tuple(a.arg for a in [*arguments.posonlyargs, *arguments.args])
     required = len(parameters) - len(arguments.defaults)
-    if not len(parameters) >= 1 or required > _MAXIMUM_PARAMETERS:
-        return None
+    if not parameters or required > _MAXIMUM_PARAMETERS or function.decorator_list:
+        return "signature"
     if any(default is None for default in arguments.kw_defaults):
-        return None
+        return "signature"
     modules = _needed_modules(function, content["modules"])
-    if modules is None:
-        return None
+    if isinstance(modules, str):
+        return modules
     return PureFunction(
         name=function.name, code=code, parameters=parameters, required=required, modules=modules
     )
 
 
-def _needed_modules(function: ast.FunctionDef, imported: tuple[str, ...]) -> tuple[str, ...] | None:
-    """The modules that the function uses; None when it uses anything that is not allowed."""
+def _needed_modules(function: ast.FunctionDef, imported: tuple[str, ...]) -> tuple[str, ...] | str:
+    """The modules that the function uses; a reason when it uses anything that is not allowed."""
     bound = {function.name} | {a.arg for a in ast.walk(function) if isinstance(a, ast.arg)}
     used: set[str] = set()
     for node in ast.walk(function):
         if isinstance(node, _REFUSED_NODES):
-            return None
+            return "statement"
         if isinstance(node, ast.Attribute) and (node.attr[0] == "_" or node.attr in _CLOCKS):
-            return None
+            return "attribute"
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         if isinstance(node, ast.ExceptHandler) and node.name:
             bound.add(node.name)
     free = used - bound
     modules = {name for name in free if name in imported and name in ALLOWED_MODULES}
-    return tuple(sorted(modules)) if free - modules <= set(ALLOWED_BUILTINS) else None
+    return tuple(sorted(modules)) if free - modules <= set(ALLOWED_BUILTINS) else "name"
 
 
 _Maker = Callable[[random.Random], Any]

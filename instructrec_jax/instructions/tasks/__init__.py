@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from instructrec_jax.instructions.tasks import code, execution, text, translation
+from instructrec_jax.instructions.tasks import text, translation
+from instructrec_jax.instructions.tasks.code_table import CODE_TASKS
 from instructrec_jax.instructions.tasks.task import Task
 from instructrec_jax.instructions.tasks.text_bank import TEXT_TASKS
 
 __all__ = ["TASKS", "Task"]
 
-_CODE = ("python_definition",)
 _PROSE = ("prose",)
 _LOCALES = ("locale",)
 _TEXT = ("prose", "record", "python_definition", "package")
@@ -25,93 +25,7 @@ def _locale_translation(description: str, *phrases: str) -> Task:
 
 # The task's name is also the name of its file of templates.
 TASKS = {
-    "summarise_docstring": Task(
-        "The text below a docstring's summary line → the summary line.",
-        _CODE,
-        code.summarise_docstring,
-        target_source="intrinsic",
-    ),
-    "extract_summary": Task(
-        "A whole docstring → its summary line.",
-        _CODE,
-        code.extract_summary,
-        target_source="intrinsic",
-        target_in_input="allowed",
-    ),
-    "document_function": Task(
-        "A function → its docstring.",
-        _CODE,
-        code.document_function,
-        target_source="intrinsic",
-    ),
-    "document_class": Task(
-        "A class's header and method signatures → its docstring.",
-        _CODE,
-        code.document_class,
-        target_source="intrinsic",
-    ),
-    "write_body": Task(
-        "A signature and a docstring → the function's body.",
-        _CODE,
-        code.write_body,
-        target_source="intrinsic",
-    ),
-    "name_function": Task(
-        "A function without its name → the name.",
-        _CODE,
-        code.name_function,
-        target_source="intrinsic",
-        target_in_input="never",
-    ),
-    "list_parameters": Task(
-        "A function's signature → the names of its parameters.",
-        _CODE,
-        code.list_parameters,
-        target_source="intrinsic",
-        target_in_input="allowed",
-    ),
-    "find_bug": Task(
-        "A function with one mistake put in → the wrong line and its fix.",
-        _CODE,
-        code.find_bug,
-        target_source="intrinsic",
-    ),
-    "classify_bug": Task(
-        "A function with one mistake put in → the kind of mistake.",
-        _CODE,
-        code.classify_bug,
-        target_source="intrinsic",
-    ),
-    "classify_change": Task(
-        "A line before and after a mistake was put in → the kind of mistake.",
-        _CODE,
-        code.classify_change,
-        target_source="intrinsic",
-    ),
-    "doctest_output": Task(
-        "An interactive session in a docstring → what Python prints next.",
-        _CODE,
-        code.doctest_output,
-        target_source="intrinsic",
-    ),
-    "predict_output": Task(
-        "A function and a call → the value it returned when it was run.",
-        _CODE,
-        execution.predict_output,
-        target_source="executed",
-    ),
-    "predict_type": Task(
-        "A function and a call → the type of the value it returned when it was run.",
-        _CODE,
-        execution.predict_type,
-        target_source="executed",
-    ),
-    "expose_bug": Task(
-        "A function and a changed version → a call on which their runs differed.",
-        _CODE,
-        execution.expose_bug,
-        target_source="executed",
-    ),
+    **CODE_TASKS,
     "open_topic": Task(
         "A section's heading → the opening of its text.",
         _PROSE,

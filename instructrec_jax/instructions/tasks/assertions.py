@@ -75,7 +75,8 @@ def convert_doctest(document: Document, context: Context) -> Iterator[Draft]:
     Sessions whose answers are literals, exceptions or nothing; others say too little.
     """
     docstring: str = document.content["docstring"]
-    if ">>>" not in docstring:
+    # A printed number looks like a returned one.
+    if ">>>" not in docstring or "print(" in document.content["code"]:
         return
     try:
         session = doctest.DocTestParser().get_examples(docstring)

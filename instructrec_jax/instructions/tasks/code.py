@@ -1,4 +1,4 @@
-"""Tasks about code and its documentation, from `python_code` documents."""
+"""Tasks about code and its documentation, from `python_definition` documents."""
 
 import ast
 import doctest
@@ -6,7 +6,13 @@ import re
 from collections.abc import Iterator
 
 from instructrec_jax.instructions.document import Context, Document, Draft
-from instructrec_jax.instructions.mutation import MISTAKES, Mutant, sample_mutants
+from instructrec_jax.instructions.mutation import (
+    MISTAKES,
+    RARER_MISTAKES,
+    Mutant,
+    sample_mutants,
+)
+from instructrec_jax.instructions.tasks.runs import mutant_runs, real_bugs
 
 _SUMMARY_CHARACTERS = (12, 120)
 _SHORTEST_REST = 60
@@ -143,9 +149,24 @@ def _mistakes(document: Document, context: Context) -> list[Mutant]:
     )
 
 
+def _rarer_mistakes(document: Document, context: Context) -> list[Mutant]:
+    """A mutant of a kind that too few functions have for the tasks that classify."""
+    choose = context.random(document, "rarer_mistakes")
+    return sample_mutants(document.content["code"], count=1, choose=choose, kinds=RARER_MISTAKES)
+
+
 def find_bug(document: Document, context: Context) -> Iterator[Draft]:
-    """A function with one mistake → the line and how it should read."""
-    for mutant in _mistakes(document, context):
+    """A function with one mistake → the line and how it should read.
+
+    Where the function can be run, only mistakes that a run shows are taken.
+    """
+    if mutant_runs(document, context):
+        runs = [run for run, _ in real_bugs(document, context)]
+        mutants = [run.mutant for run in runs if run.mutant is not None]
+    else:
+        mutants = _mistakes(document, context)
+        mutants += _rarer_mistakes(document, context) if mutants else []
+    for mutant in mutants:
         target = f"Line {mutant.line}: `{mutant.after}` should be `{mutant.before}`."
         yield Draft({"input": mutant.code, "name": document.content["name"]}, target=target)
 
