@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from instructrec_jax.instructions.recipe import Recipe
+from instructrec_jax.instructions.sources import contents_hash
 from instructrec_jax.instructions.templates import FOLDER
 
 _GENERATORS = Path(__file__).parent
+# What the text of a dataset depends on, and what that of the user's own corpora does besides.
+_LIBRARIES = ("babel", "sentencepiece", "jinja2")
+_READING_LIBRARIES = ("charset-normalizer", "lxml", "markdown-it-py", "pyarrow")
 
 
 def recipe_record(
@@ -35,13 +39,19 @@ def recipe_record(
     }
     if "package_metadata" in recipe.used_sources:
         ingredients["installed packages"] = packages_digest(metadata.distributions())
+    corpora = {
+        entry["name"]: contents_hash(entry["name"], recipe)
+        for entry in recipe.corpora
+        if entry["name"] in recipe.used_sources
+    }
+    if corpora:
+        ingredients["files of the corpora"] = corpora
+    libraries = (*_LIBRARIES, *(_READING_LIBRARIES if corpora else ()))
     record = {
         "recipe": {**recipe.to_record(), "tokenizer": dict(tokenizer)},
         "versions": {
             "python": platform.python_version(),
-            "babel": metadata.version("babel"),
-            "sentencepiece": metadata.version("sentencepiece"),
-            "jinja2": metadata.version("jinja2"),
+            **{name: metadata.version(name) for name in libraries},
         },
         "ingredients": ingredients,
     }

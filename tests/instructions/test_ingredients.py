@@ -58,3 +58,19 @@ def test_differences_are_named_once(recipe):
     assert differences(mine, {**mine, "recipe_sha256": ""}) == ["format version"]
     older = {key: mine[key] for key in ("recipe", "versions")}
     assert "the generators" in differences(mine, older)
+
+
+def test_the_files_of_a_corpus_count_wherever_they_lie(recipe, tmp_path):
+    def ingredients(folder):
+        entry = {"name": "mine", "reader": "text", "path": str(folder)}
+        found = record(recipe, sources=("mine",), corpora=(entry,))
+        assert "lxml" in found["versions"]
+        return found["ingredients"]["files of the corpora"]
+
+    for name in ("one", "two"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a.txt").write_text("Words.")
+    assert ingredients(tmp_path / "one") == ingredients(tmp_path / "two")
+    (tmp_path / "two" / "deep" / "a.txt").write_text("Swords")
+    assert ingredients(tmp_path / "one") != ingredients(tmp_path / "two")
+    assert "files of the corpora" not in record(recipe)["ingredients"]

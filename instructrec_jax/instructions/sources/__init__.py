@@ -5,8 +5,11 @@ Everything streams: units are named without their contents being held, and one u
 part of a large one.
 """
 
+import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructrec_jax.instructions.document import Document, Unreadable
@@ -27,6 +30,7 @@ from instructrec_jax.instructions.sources import (
     text_files,
 )
 from instructrec_jax.instructions.sources.corpus import Corpus, Option, corpus_of
+from instructrec_jax.instructions.sources.files import input_files, root_of
 
 if TYPE_CHECKING:
     from instructrec_jax.instructions.recipe import Recipe
@@ -56,7 +60,8 @@ class Reader:
 
     `units(corpus)` names the pieces in a fixed order and `documents(corpus, unit)` yields what is
     in one, or why it cannot be read, the same in every process. `problems(corpus)` are lines on
-    what can be known to be wrong before anything is read. `kind` is that of the documents.
+    what can be known to be wrong before anything is read, `files(corpus)` are what a dataset made
+    from it depends on. `kind` is that of the documents.
     """
 
     description: str
@@ -65,6 +70,7 @@ class Reader:
     units: Callable[[Corpus], Iterator[Unit]]
     documents: Callable[[Corpus, Unit], Iterator[Document | Unreadable]]
     problems: Callable[[Corpus], list[str]]
+    files: Callable[[Corpus], Iterator[Path]] = lambda corpus: iter(())
 
 
 SOURCES = {
@@ -107,6 +113,7 @@ READERS = {
         units=text_files.units,
         documents=text_files.text_documents,
         problems=prose.problems,
+        files=input_files,
     ),
     "markdown": Reader(
         "Passages of Markdown files.",
@@ -115,6 +122,7 @@ READERS = {
         units=text_files.units,
         documents=text_files.markdown_documents,
         problems=prose.problems,
+        files=input_files,
     ),
     "html": Reader(
         "Passages of HTML pages.",
@@ -123,6 +131,7 @@ READERS = {
         units=html_pages.units,
         documents=html_pages.documents,
         problems=prose.problems,
+        files=input_files,
     ),
     "python": Reader(
         "Functions and classes of Python files.",
@@ -131,6 +140,7 @@ READERS = {
         units=python_files.units,
         documents=python_files.documents,
         problems=python_files.problems,
+        files=input_files,
     ),
     "records": Reader(
         "Rows of JSON lines, JSON, CSV, TSV or Parquet files.",
@@ -139,6 +149,7 @@ READERS = {
         units=records.units,
         documents=records.documents,
         problems=records.problems,
+        files=input_files,
     ),
     "gettext": Reader(
         "Messages of gettext catalogues with their translations.",
@@ -147,6 +158,7 @@ READERS = {
         units=catalogues.units,
         documents=catalogues.documents,
         problems=catalogues.problems,
+        files=input_files,
     ),
     "parallel": Reader(
         "Lines of line-aligned files in several languages.",
@@ -155,6 +167,7 @@ READERS = {
         units=parallel_files.units,
         documents=parallel_files.documents,
         problems=parallel_files.problems,
+        files=parallel_files.input_files,
     ),
     "subtitles": Reader(
         "Dialogue of subtitles.",
@@ -163,6 +176,7 @@ READERS = {
         units=subtitles.units,
         documents=subtitles.documents,
         problems=prose.problems,
+        files=input_files,
     ),
     "parallel_subtitles": Reader(
         "Subtitles in several languages, by time.",
@@ -171,6 +185,7 @@ READERS = {
         units=subtitles.parallel_units,
         documents=subtitles.parallel_documents,
         problems=subtitles.parallel_problems,
+        files=input_files,
     ),
     "tfds": Reader(
         "Records of a prepared TensorFlow dataset.",
@@ -195,6 +210,7 @@ READERS = {
         units=abc_tunes.units,
         documents=abc_tunes.documents,
         problems=abc_tunes.problems,
+        files=input_files,
     ),
 }
 
@@ -226,6 +242,20 @@ def description_of(name: str, recipe: "Recipe") -> str:
         return SOURCES[name].description
     corpus = corpora(recipe)[name]
     return f"{READERS[corpus.reader].description} Read from {corpus.path}."
+
+
+def contents_hash(name: str, recipe: "Recipe") -> str:
+    """Hash of the names and contents of a corpus's files, wherever its folder lies."""
+    corpus = corpora(recipe)[name]
+    root, digest = root_of(corpus.path), hashlib.sha256()
+    for path in READERS[corpus.reader].files(corpus):
+        digest.update(os.fsencode(os.path.relpath(path, root)) + b"\0")
+        try:
+            with open(path, "rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            digest.update(type(error).__name__.encode())
+    return digest.hexdigest()
 
 
 def units_of(name: str, recipe: "Recipe") -> Iterator[Unit]:

@@ -86,6 +86,14 @@ def listed(
         )
 
 
+def input_files(corpus: Corpus) -> Iterator[Path]:
+    """The files that `listed` finds, and no others."""
+    root = root_of(corpus.path)
+    for unit in listed(corpus):
+        if unit[0] == FILE:
+            yield root / unit[1]
+
+
 def _walk(
     root: Path,
     folder: str,

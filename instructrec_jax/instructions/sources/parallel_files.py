@@ -41,6 +41,11 @@ def file_of(corpus: Corpus, language: str) -> Path:
     return Path(corpus.path.replace(PLACE, language)).expanduser()
 
 
+def input_files(corpus: Corpus) -> Iterator[Path]:
+    """The files of all the languages."""
+    return (file_of(corpus, language) for language in languages_of(corpus))
+
+
 def _single(corpus: Corpus, language: str) -> tuple[Corpus, str]:
     """One file as a corpus of its own, for readers of single files."""
     place = file_of(corpus, language)
