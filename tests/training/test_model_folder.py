@@ -186,6 +186,9 @@ def test_train_starts_from_it_and_exports_in_its_name(folders, dataset, tmp_path
         "data.decoder_length": "8",
         "evaluate.samples": "0",
         "evaluate.every": "0",
+        "model.remat": "none",
+        "mesh.data": "8",
+        "mesh.fsdp": "1",
     }
     workdir = tmp_path / "run"
     flags = {"dataset": str(dataset), "workdir": str(workdir)}
