@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from instructrec_jax.instructions.document import Context, Document, Draft
 from instructrec_jax.instructions.tasks.sentences import (
@@ -15,7 +15,7 @@ from instructrec_jax.instructions.tasks.sentences import (
 _KEYWORDS = (3, 6)
 _TEXT_CHARACTERS = (200, 1_200)
 _MOST_WORDS = 3
-_CONSIDERED = 20
+_CONSIDERED = 40
 _BREAK = re.compile(r"[^\w\s'-]+|\d+")
 _STOP_WORDS = """\
 a about above across actually after again against all almost along already also although
@@ -48,47 +48,52 @@ def content_words(text: str) -> set[str]:
     return {word[:6] for word in words if word not in STOP_WORDS}
 
 
-def keywords_of(text: str) -> list[str]:
-    """The text's key phrases, best first: words between stop words, by degree over frequency.
+def keywords_of(text: str, keep: Callable[[str], bool] = bool) -> list[str]:
+    """The text's key phrases that are to be kept, best first; ties by place.
 
-    Phrases of one to three words without verbs' commonest endings; ties by place. A phrase that is
-    part of a better one is left out.
+    Words between stop words, and parts of these that come twice, by their words' degree over
+    frequency. Of phrases that share a word the best is taken.
     """
-    phrases: list[tuple[str, ...]] = []
+    frequency: Counter[str] = Counter()
+    degree: Counter[str] = Counter()
+    counts: Counter[tuple[str, ...]] = Counter()
+    spelling: dict[tuple[str, ...], str] = {}
+    whole = set()
+    for run in _runs(text):
+        words = tuple(map(str.casefold, run))
+        whole.add(words)
+        frequency.update(words)
+        degree.update(dict.fromkeys(words, len(words)))
+        for first in range(len(words)):
+            for last in range(first + 1, min(first + _MOST_WORDS, len(words)) + 1):
+                counts[words[first:last]] += 1
+                spelling.setdefault(words[first:last], " ".join(run[first:last]))
+    scores = {
+        phrase: count**0.5 * sum(degree[word] / frequency[word] for word in phrase)
+        for phrase, count in counts.items()
+        if (count > 1 or phrase in whole) and not phrase[-1].endswith(("ed", "ly", "ing"))
+    }
+    found: list[str] = []
+    taken: set[str] = set()
+    for phrase in sorted(scores, key=lambda phrase: -scores[phrase])[:_CONSIDERED]:
+        stems = {word.removesuffix("s") for word in phrase}
+        if not stems & taken and keep(spelling[phrase]):
+            found.append(spelling[phrase])
+            taken |= stems
+    return found
+
+
+def _runs(text: str) -> Iterator[list[str]]:
+    """The words between two stop words, numbers or marks."""
     for part in _BREAK.split(text):
         run: list[str] = []
         for word in [*part.split(), "the"]:
             plain = word.strip("'-")
-            if plain.casefold() in STOP_WORDS or len(plain) < 3 or plain.endswith(("n't", "'s")):
-                if 0 < len(run) <= _MOST_WORDS:
-                    phrases.append(tuple(run))
-                run = []
-            else:
+            if len(plain) >= 3 and plain.casefold() not in STOP_WORDS and "'" not in plain:
                 run.append(plain)
-    frequency: Counter[str] = Counter()
-    degree: Counter[str] = Counter()
-    for phrase in phrases:
-        for word in phrase:
-            frequency[word.casefold()] += 1
-            degree[word.casefold()] += len(phrase)
-    counts = Counter(tuple(map(str.casefold, phrase)) for phrase in phrases)
-    spelling: dict[tuple[str, ...], str] = {}
-    for phrase in phrases:
-        spelling.setdefault(tuple(map(str.casefold, phrase)), " ".join(phrase))
-    scores = {
-        phrase: counts[phrase] ** 0.5 * sum(degree[word] / frequency[word] for word in phrase)
-        for phrase in spelling
-        if not phrase[-1].endswith(("ed", "ly", "ing"))
-    }
-    ranked = sorted(scores, key=lambda phrase: -scores[phrase])
-    kept: list[tuple[str, ...]] = []
-    taken: set[str] = set()
-    for phrase in ranked:
-        words = {word.removesuffix("s") for word in phrase}
-        if not words & taken:
-            kept.append(phrase)
-            taken |= words
-    return [spelling[phrase] for phrase in kept]
+            elif run:
+                yield run
+                run = []
 
 
 def list_keywords(document: Document, context: Context) -> Iterator[Draft]:
@@ -106,23 +111,27 @@ def passage_and_keywords(document: Document, context: Context) -> tuple[str, lis
     if len(text) < shortest or is_chinese(text):
         return "", []
     fewest, most = _KEYWORDS
-    found = [key for key in keywords_of(text)[:_CONSIDERED] if _is_frequent(key, text)]
+    parts = re.findall(r"[\w'-]+", text.casefold())
+    words = f" {' '.join(parts)} "
+    stems = f" {' '.join(part.removesuffix('s') for part in parts)} "
+    found = keywords_of(text, keep=lambda key: _is_frequent(key, words, stems))
     if len(found) < fewest:
         return "", []
     return text, sorted(found[:most], key=lambda key: text.casefold().index(key.casefold()))
 
 
-def _is_frequent(key: str, text: str) -> bool:
+def _is_frequent(key: str, words: str, stems: str) -> bool:
     """A phrase that comes twice is no accident, nor is a noun that comes three times.
 
-    A word counts as a noun where it also stands right behind an article or in the plural.
+    A word counts as a noun where it also stands right behind an article or in the plural. `words`
+    are the text's in small letters with spaces around, `stems` the same without a last "s".
     """
-    stem = re.escape(key.removesuffix("s"))
-    count = len(re.findall(rf"(?<!\w){stem}s?(?!\w)", text, re.IGNORECASE))
-    if " " in key:
-        return count >= 2
-    noun = re.search(rf"\b(?:an?|the|this|each|every) {stem}s?(?!\w)|\b{stem}s\b", text, re.I)
-    return count >= 3 and (noun is not None or key[0].isupper())
+    stem = " ".join(word.removesuffix("s") for word in key.casefold().split())
+    count = stems.count(f" {stem} ")
+    if " " in key or count < 3:
+        return " " in key and count >= 2
+    articles = any(f" {article} {stem} " in stems for article in ("a", "an", "the", "thi", "each"))
+    return articles or f" {stem}s " in words or key[0].isupper()
 
 
 def write_from_keywords(document: Document, context: Context) -> Iterator[Draft]:
