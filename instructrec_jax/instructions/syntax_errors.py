@@ -90,8 +90,8 @@ def _assignment_for_comparison(line: str) -> str:
 
 
 def _misspelt_keyword(line: str) -> str:
-    spelt = {"return": "retrun", "while": "whlie", "for": "fro", "elif": "elfi", "def": "dfe"}
-    match = re.fullmatch(r"(\s*)(return|while|for|elif|def)( .*)", line)
+    spelt = {"return": "retrun", "while": "whlie", "for": "fro", "elif": "elfi"}
+    match = re.fullmatch(r"(\s*)(return|while|for|elif)( .*)", line)
     return match[1] + spelt[match[2]] + match[3] if match else ""
 
 

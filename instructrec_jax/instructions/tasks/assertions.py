@@ -3,44 +3,60 @@
 import ast
 import doctest
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from instructrec_jax.instructions.document import Context, Document, Draft
-from instructrec_jax.instructions.tasks.runs import Run, original_run, passing, real_bugs
+from instructrec_jax.instructions.tasks.runs import (
+    Run,
+    assertion,
+    original_run,
+    passing,
+    real_bugs,
+    wrong_call,
+)
 
 _ASSERTIONS = 3
 _SESSION_LINES = (2, 8)
 _LONGEST_LINE = 90
 
 
-def _assertion(call: str, value: str) -> str:
-    return f"assert {call} {'is' if value in ('True', 'False', 'None') else '=='} {value}"
+@dataclass(frozen=True)
+class _Tests:
+    """A function's run, and calls with the values that they give, the telling one last."""
+
+    run: Run
+    calls: tuple[tuple[str, str], ...]
+
+    @property
+    def lines(self) -> list[str]:
+        return [assertion(call, value) for call, value in self.calls]
 
 
-def _tests(document: Document, context: Context) -> tuple[Run, list[str]] | None:
-    """The function's run and a few assertions that hold for it, the last one false of a mutant.
+def _tests(document: Document, context: Context) -> _Tests | None:
+    """A few assertions that hold for the function, the last one false of a mutant.
 
-    All of them are run on both. The calls differ in what they give.
+    All of them are run, on both. The calls differ in what they give.
     """
 
-    def compute() -> tuple[Run, list[str]] | None:
+    def compute() -> _Tests | None:
         original = original_run(document, context)
-        bugs = real_bugs(document, context)
-        if original is None or not bugs:
+        if original is None:
             return None
-        results = original.results
-        for changed, telling in bugs:
-            lines = [_assertion(call, results[call]) for call in telling]
-            last = next((line for line in lines if len(line) <= _LONGEST_LINE), "")
-            others: dict[str, str] = {}
-            for call, value in results.items():
-                line = _assertion(call, value)
-                if line != last and len(line) <= _LONGEST_LINE:
-                    others.setdefault(value, line)
-            tests = [*list(others.values())[: _ASSERTIONS - 1], last]
-            if not last or len(tests) < 2:
+        short = {
+            call: value
+            for call, value in original.results.items()
+            if len(assertion(call, value)) <= _LONGEST_LINE
+        }
+        for changed, telling in real_bugs(document, context):
+            last = wrong_call(original, changed, [call for call in telling if call in short])
+            others = {value: call for call, value in reversed(short.items()) if call != last}
+            chosen = sorted(others.values(), key=list(short).index)[: _ASSERTIONS - 1]
+            if not last or not chosen:
                 continue
-            if all(passing(original, tests, context)) and not passing(changed, [last], context)[0]:
-                return original, tests
+            tests = _Tests(original, tuple((call, short[call]) for call in [*chosen, last]))
+            fails = not passing(changed, tests.lines[-1:], context)[0]
+            if fails and all(passing(original, tests.lines, context)):
+                return tests
         return None
 
     return context.remember(document, "tests", compute)
@@ -48,25 +64,21 @@ def _tests(document: Document, context: Context) -> tuple[Run, list[str]] | None
 
 def write_tests(document: Document, context: Context) -> Iterator[Draft]:
     """A function → assertions that hold for it, one of which a small mistake would break."""
-    found = _tests(document, context)
-    if found is not None:
-        run, tests = found
-        fields = {"input": run.listing, "name": run.function.name, "count": len(tests)}
-        yield Draft(fields, target="\n".join(tests))
+    tests = _tests(document, context)
+    if tests is not None:
+        function = tests.run.function
+        fields = {"input": tests.run.listing, "name": function.name, "count": len(tests.calls)}
+        yield Draft(fields, target="\n".join(tests.lines))
 
 
 def complete_test(document: Document, context: Context) -> Iterator[Draft]:
     """A function and tests whose last value is left out → the value; a mistake would change it."""
-    found = _tests(document, context)
-    if found is None:
-        return
-    run, tests = found
-    *others, last = tests
-    operator = " == " if " == " in last else " is "
-    begun, _, value = last.rpartition(operator)
-    text = "\n".join([run.listing, "", *others, f"{begun}{operator}____"])
-    if ast.literal_eval(value) is not ...:
-        yield Draft({"input": text, "name": run.function.name}, target=value)
+    tests = _tests(document, context)
+    if tests is not None:
+        value = tests.calls[-1][1]
+        blanked = tests.lines[-1].removesuffix(value) + "____"
+        text = "\n".join([tests.run.listing, "", *tests.lines[:-1], blanked])
+        yield Draft({"input": text, "name": tests.run.function.name}, target=value)
 
 
 def convert_doctest(document: Document, context: Context) -> Iterator[Draft]:
@@ -115,12 +127,11 @@ def _converted(example: doctest.Example) -> list[str]:
     printed = source.startswith(("print", "pprint"))
     if not literal or printed or not isinstance(statement, ast.Expr):
         return []
-    if isinstance(statement.value, ast.Compare | ast.BoolOp | ast.IfExp | ast.Lambda):
-        return [
-            f"assert ({source}) == {want}"
-            if want not in ("True", "False")
-            else f"assert {source}"
-            if want == "True"
-            else f"assert not ({source})"
-        ]
-    return [_assertion(source, want)]
+    loose = isinstance(
+        statement.value, ast.Compare | ast.BoolOp | ast.UnaryOp | ast.IfExp | ast.Lambda
+    )
+    if loose and want == "True":
+        return [f"assert {source}"]
+    if loose:
+        return [f"assert ({source}) {'is' if want == 'False' else '=='} {want}"]
+    return [assertion(source, want)]

@@ -14,6 +14,19 @@ _LEAST_USES = 3
 _NEXT_LINES = 4
 _SHORTEST_STATEMENT = 10
 _COMMENT_WORDS = 4
+# What a comment that says what to do next begins with.
+_VERBS = """
+add adjust allocate append apply assign build calculate call change check choose clean clear
+close collect combine compare compute convert copy count create cut decode define delete
+determine discard divide double drop encode ensure escape evaluate execute expand extract fetch
+fill filter find finish fix flush format generate get give group handle ignore increment
+initialise initialize insert invoke join keep limit load log look loop make mark match merge
+move multiply normalise normalize notify open parse pass pick pop prepare print process pull
+push put raise read recalculate record register reject release remember remove rename replace
+report reset resolve restore return reverse round run save scan schedule search select send
+set shift skip sort split start stop store strip subtract sum swap take test transform
+trim truncate try turn unpack update use validate verify wait wrap write yield
+"""
 _NOT_ABOUT_CODE = re.compile(r"TODO|XXX|FIXME|noqa|type:|pragma|pylint|fmt:|!|>>>|---|===")
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -44,11 +57,23 @@ def _parameters(function: _Function) -> list[ast.arg]:
     return [argument for argument in every if argument.arg not in ("self", "cls")]
 
 
+def _header(function: _Function, signature: str) -> str:
+    """The header as it was written, "" where it holds more or less than that."""
+    try:
+        (parsed,) = ast.parse(f"{signature} pass").body
+    except SyntaxError:
+        return ""
+    assert isinstance(parsed, _Function)
+    whole = ast.unparse(parsed.args) == ast.unparse(function.args)
+    return signature if whole and "#" not in signature else ""
+
+
 def recover_types(document: Document, context: Context) -> Iterator[Draft]:
     """A function without its annotations → its header with them."""
     function = _function(document, context)
     if function is None or not any(a.annotation for a in _parameters(function)):
         return
+    target = _header(function, document.content["signature"])
     bare = ast.parse(ast.unparse(function)).body[0]
     assert isinstance(bare, _Function)
     for argument in ast.walk(bare.args):
@@ -58,8 +83,9 @@ def recover_types(document: Document, context: Context) -> Iterator[Draft]:
     bare.body = [ast.Pass()]
     header = ast.unparse(bare).removesuffix("\n    pass")
     content = document.content
-    fields = {"input": f"{header}\n{content['body']}", "name": content["name"]}
-    yield Draft(fields, target=content["signature"])
+    if target:
+        fields = {"input": f"{header}\n{content['body']}", "name": content["name"]}
+        yield Draft(fields, target=target)
 
 
 def name_variable(document: Document, context: Context) -> Iterator[Draft]:
@@ -94,8 +120,10 @@ def write_signature(document: Document, context: Context) -> Iterator[Draft]:
     if function is None or not docstring or len(docstring) > _LONGEST_DOCSTRING:
         return
     names = [argument.arg for argument in _parameters(function)]
-    if names and all(re.search(rf"\b{re.escape(name)}\b", docstring) for name in names):
-        yield Draft({"input": docstring, "name": content["name"]}, target=content["signature"])
+    header = _header(function, content["signature"])
+    told = all(re.search(rf"\b{re.escape(name)}\b", docstring) for name in names)
+    if names and told and header:
+        yield Draft({"input": docstring, "name": content["name"]}, target=header)
 
 
 def complete_code(document: Document, context: Context) -> Iterator[Draft]:
@@ -145,6 +173,10 @@ def code_from_comment(document: Document, context: Context) -> Iterator[Draft]:
         statement = ast.unparse(simple[number])
         if not comment.startswith("#") or before.startswith("#"):
             continue
+        # A comment above several statements is about all of them.
+        below = lines[number] if number < len(lines) else ""
+        if _indentation(below) == _indentation(lines[number - 1]) and below.strip()[:1] != "#":
+            continue
         if _is_about(comment, statement):
             source = "\n".join(lines[: number - 1])
             fields = {"input": source, "comment": comment.lstrip("# ")}
@@ -152,9 +184,16 @@ def code_from_comment(document: Document, context: Context) -> Iterator[Draft]:
             return
 
 
+def _indentation(line: str) -> int:
+    """Of a line that is not blank, else -1."""
+    return len(line) - len(line.lstrip()) if line.strip() else -1
+
+
 def _is_about(comment: str, statement: str) -> bool:
-    """Whether a comment is a sentence that shares a word with the statement."""
+    """Whether a comment says what to do and shares a word with the statement."""
     words = re.findall(r"[a-z]{4,}", comment.lower())
+    if comment.lstrip("# ").split(" ")[0].lower() not in _VERBS.split():
+        return False
     if len(comment.split()) <= _COMMENT_WORDS or _NOT_ABOUT_CODE.search(comment):
         return False
     code = " ".join(re.findall(r"[a-z]{3,}", statement.lower()))

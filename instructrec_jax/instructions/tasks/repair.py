@@ -9,7 +9,12 @@ from instructrec_jax.instructions.document import Context, Document, Draft
 from instructrec_jax.instructions.mutation import Mutant
 from instructrec_jax.instructions.syntax_errors import BrokenCode, break_syntax
 from instructrec_jax.instructions.tasks.execution import told
-from instructrec_jax.instructions.tasks.runs import original_run, real_bugs
+from instructrec_jax.instructions.tasks.runs import (
+    assertion,
+    original_run,
+    real_bugs,
+    wrong_call,
+)
 
 _LINES = (3, 25)
 _LONGEST_CODE = 1_500
@@ -40,9 +45,11 @@ def repair_function(document: Document, context: Context) -> Iterator[Draft]:
     original = original_run(document, context)
     for run, telling in real_bugs(document, context):
         assert original is not None
-        call = telling[0]
+        call = wrong_call(original, run, telling)
+        if not call:
+            continue
         expected = original.outcomes[call].text
-        text = f"{run.listing}\n\nassert {call} == {expected}"
+        text = f"{run.listing}\n\n{assertion(call, expected)}"
         fields = {"input": text, "name": run.function.name, "call": call, "expected": expected}
         yield Draft(fields, target=run.function.code)
 

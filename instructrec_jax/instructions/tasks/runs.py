@@ -1,5 +1,6 @@
 """Runs of a document's function and of its mutants, shared by the tasks that need them."""
 
+import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,23 @@ def _run(
         outcomes=dict(zip(calls, outcomes, strict=True)),
         mutant=mutant,
     )
+
+
+def assertion(call: str, value: str) -> str:
+    """The assertion that a call gives a value."""
+    return f"assert {call} {'is' if value in ('True', 'False', 'None') else '=='} {value}"
+
+
+def wrong_call(original: Run, changed: Run, telling: Sequence[str]) -> str:
+    """The first of the telling calls whose value is unequal, not only written otherwise.
+
+    1 and True are told apart by their text, and equal to an assertion. "" where there is none.
+    """
+    for call in telling:
+        right, wrong = original.outcomes[call], changed.outcomes[call]
+        if wrong.kind != "ok" or ast.literal_eval(right.text) != ast.literal_eval(wrong.text):
+            return call
+    return ""
 
 
 def passing(run: Run, assertions: Sequence[str], context: Context) -> list[bool]:
