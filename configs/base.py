@@ -74,9 +74,41 @@ def _build() -> ConfigDict:
     # and address space.
     build.execution_seconds = 2.0
     build.execution_mebibytes = 512
+    build.filters = _filters()
     # Worker processes, 0 = one a core. The dataset does not depend on it.
     build.processes = 0
     return build
+
+
+def _filters() -> ConfigDict:
+    """What is refused besides; see instructrec_jax/instructions/filters.py and decisions.py."""
+    filters = ConfigDict()
+    # Filters switched off, for ablations: "length", "length_ratio", "copy", "repetition", "script",
+    # "missing_medium", "personal_data", "decontamination", "near_duplicate", "contradiction",
+    # "duplicate", "similar_question", "label_balance".
+    filters.without = ()
+    # Longest target as a multiple of its input, in characters; 0 = no limit.
+    filters.max_target_ratio = 100.0
+    # Least share of letters in texts of 80 characters and more, white space left out.
+    filters.min_letter_share = 0.25
+    # First words of the Unicode names of expected letters, such as ("LATIN", "CJK"); () = any.
+    filters.scripts = ()
+    # Evaluation files, in any format that `train` reads, of which the dataset must hold nothing:
+    # no 13 words in a row, no long target.
+    filters.decontaminate = ()
+    # Documents of so many words and more: from which Jaccard similarity of their runs of five words
+    # on two count as near-duplicates, and how many hashes estimate it (MinHash).
+    filters.near_duplicate_words = 30
+    filters.near_duplicate_similarity = 0.8
+    filters.near_duplicate_permutations = 128
+    # Drafts of a task of so many words and more, of two documents: the highest ROUGE-L.
+    filters.rouge_words = 30
+    filters.max_rouge = 0.7
+    # A closed task's most frequent label is thinned out to so many times the next one, in train.
+    filters.label_ratio = 2.0
+    # Refused drafts written to rejected.jsonl.gz for each task and reason, 0 = all.
+    filters.rejects_written = 20
+    return filters
 
 
 def _tokenizer() -> ConfigDict:

@@ -18,6 +18,7 @@ from instructrec_jax.configuration import load_config
 from instructrec_jax.data.tokenizer import load_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions import building
+from instructrec_jax.instructions.audit import LeakAudit
 from instructrec_jax.instructions.building import build_from_config
 from instructrec_jax.instructions.reading import read_examples
 from instructrec_jax.instructions.templates import load_templates
@@ -237,7 +238,7 @@ def test_nothing_left_to_train_on(tmp_path):
 
 
 def test_a_leak_is_a_bug_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(building, "audit", lambda *a, **k: building.LeakAudit(1, 0, 0, 0))
+    monkeypatch.setattr(building, "audit", lambda *a, **k: LeakAudit(1, 0, 0, 0))
     with pytest.raises(AssertionError, match="leaked"):
         built(tmp_path / "x", build__sources="python_topics")
     assert not (tmp_path / "x").exists()

@@ -1,13 +1,19 @@
 """From raw corpora to drafts, unit by unit. What a unit gives depends on the recipe alone."""
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from instructrec_jax.instructions import hashing
+from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.document import Context, Document, Draft, Unreadable
 from instructrec_jax.instructions.example import TEST
-from instructrec_jax.instructions.filters import rejection
+from instructrec_jax.instructions.filters import Evaluation, rejection
+from instructrec_jax.instructions.flow import Emission, Run
+from instructrec_jax.instructions.phrasings import unseen_task
 from instructrec_jax.instructions.recipe import Recipe
+from instructrec_jax.instructions.rejects import write_unreadable
 from instructrec_jax.instructions.sources import Unit, documents_of, units_of
 from instructrec_jax.instructions.splitting import answer_hash, split_of_document
 from instructrec_jax.instructions.tasks import TASKS
@@ -39,45 +45,125 @@ class DocumentDrafts:
     candidates: tuple[Candidate, ...]
 
 
-def units_in_order(source: str, recipe: Recipe) -> list[Unit]:
-    """The units of a corpus, shuffled by hash: any first part of them is a fair sample."""
-    return sorted(
-        units_of(source, recipe),
-        key=lambda unit: hashing.digest(recipe.seed, source, *unit),
-    )
+class DocumentKey(NamedTuple):
+    """What a document is compared by: `sketch` of its MinHash values, b"" where it is short."""
+
+    place: str
+    split: str
+    identity: str
+    sketch: bytes
+
+
+class DraftKey(NamedTuple):
+    """What a draft is compared by: its document's place, its number there, and hashes.
+
+    `label` is of the target where the options are closed, else ""; `words` for ROUGE-L.
+    """
+
+    place: str
+    number: int
+    task: str
+    split: str
+    identity: str
+    question: str
+    target: str
+    answer: str
+    label: str
+    words: bytes
+
+
+class NumberedUnit(NamedTuple):
+    """A piece of a corpus with its number; `limit` documents of it are taken, -1 = all."""
+
+    source: str
+    number: int
+    unit: Unit
+    limit: int = -1
+
+
+def numbered_units(source: str, recipe: Recipe) -> Iterator[NumberedUnit]:
+    """The units of a corpus.
+
+    Where the recipe bounds the number of documents they are shuffled by hash: any first part of
+    them is a fair sample.
+    """
+    units: Iterator[Unit] = units_of(source, recipe)
+    if recipe.max_documents_per_source:
+        units = iter(sorted(units, key=lambda unit: hashing.digest(recipe.seed, source, *unit)))
+    for number, unit in enumerate(units):
+        yield NumberedUnit(source, number, unit)
+
+
+def construct(unit: NumberedUnit, run: Run) -> Iterator[Emission]:
+    """The records of one unit: heavy ones with the drafts, light ones to compare them by.
+
+    Counts the unit's documents, and how many drafts there are of each task.
+    """
+    recipe, tally = run.recipe, run.tally
+    source = f"{recipe.sources.index(unit.source):03d}"
+    evaluation = run.evaluation if recipe.filters.decontaminate else None
+    count = 0
+    for found in documents_of(unit.source, unit.unit, recipe):
+        if count == unit.limit:
+            break
+        if isinstance(found, Unreadable):
+            yield from write_unreadable(found, unit, run)
+            continue
+        place = f"{source}.{unit.number:08d}.{count:06d}"
+        count += 1
+        made = construct_document(unit.source, found, recipe, run.context, evaluation)
+        _count_document(unit.source, made, run)
+        for candidate in made.candidates:
+            tally.count("drafts", candidate.task)
+        yield from _keys(place, made, recipe)
+        if made.candidates:
+            yield "documents", place, made
 
 
 def construct_unit(
     source: str, unit: Unit, *, recipe: Recipe, context: Context
 ) -> list[DocumentDrafts]:
-    """The documents of one unit with the drafts of every chosen task.
+    """The documents of one unit with their drafts, for a look at them outside a build."""
+    return [
+        construct_document(source, document, recipe, context)
+        for document in documents_of(source, unit, recipe)
+        if isinstance(document, Document)
+    ]
 
-    Tasks that are held out are made from test documents alone.
+
+def construct_document(
+    source: str,
+    document: Document,
+    recipe: Recipe,
+    context: Context,
+    evaluation: Evaluation | None = None,
+) -> DocumentDrafts:
+    """A document with the drafts of every chosen task, each with the first filter's objection.
+
+    Tasks that are held out and chained tasks are made from test documents alone.
     """
-    tasks = recipe.tasks_of(source)
-    constructed = []
-    for document in documents_of(source, unit, recipe):
-        if isinstance(document, Unreadable):
+    split = split_of_document(
+        document,
+        validation_fraction=recipe.validation_fraction,
+        test_fraction=recipe.test_fraction,
+        seed=recipe.seed,
+    )
+    candidates = []
+    for name in recipe.tasks_of(source):
+        if unseen_task(name, recipe) and split != TEST:
             continue
-        split = split_of_document(
-            document,
-            validation_fraction=recipe.validation_fraction,
-            test_fraction=recipe.test_fraction,
-            seed=recipe.seed,
-        )
-        candidates = []
-        for name in tasks:
-            if name in recipe.holdout_tasks and split != TEST:
-                continue
-            task = TASKS[name]
-            for draft in task.generate(document, context):
-                reason = rejection(
-                    draft, limits=recipe.limits, target_in_input=task.target_in_input
-                )
-                candidates.append(_candidate(name, draft, reason, document))
-        bare = dataclasses.replace(document, content={})
-        constructed.append(DocumentDrafts(document=bare, split=split, candidates=tuple(candidates)))
-    return constructed
+        task = TASKS[name]
+        for draft in task.generate(document, context):
+            reason = rejection(
+                draft,
+                limits=recipe.limits,
+                target_in_input=task.target_in_input,
+                settings=recipe.filters,
+                evaluation=evaluation,
+            )
+            candidates.append(_candidate(name, draft, reason, document))
+    bare = dataclasses.replace(document, content={})
+    return DocumentDrafts(document=bare, split=split, candidates=tuple(candidates))
 
 
 def _candidate(task: str, draft: Draft, reason: str, document: Document) -> Candidate:
@@ -97,3 +183,56 @@ def _candidate(task: str, draft: Draft, reason: str, document: Document) -> Cand
 
 def _without_space(value: object) -> str:
     return "".join(str(value).split())
+
+
+def _count_document(source: str, made: DocumentDrafts, run: Run) -> None:
+    document, tally = made.document, run.tally
+    tally.count("documents", source)
+    tally.count("characters", source, by=len(document.text))
+    tally.count("document_split", source, made.split)
+    tally.count("licence", source, document.licence)
+    # A sum, so that the order of the documents does not matter.
+    tally.count("digest", source, by=int(document.sha256, 16))
+    if document.encoding:
+        tally.count("encoding", source, document.encoding)
+    if not made.candidates:
+        tally.count("document_fate", source, "without_drafts")
+
+
+def _keys(place: str, made: DocumentDrafts, recipe: Recipe) -> Iterator[Emission]:
+    """The light records of a document."""
+    document, filters = made.document, recipe.filters
+    key = DocumentKey(place, made.split, document.identity, b"")
+    yield "texts", document.normalised_text_hash, key
+    if filters.uses("near_duplicate"):
+        words = near.words_of(document.text)
+        if len(words) >= filters.near_duplicate_words:
+            values = near.signature(words, permutations=filters.near_duplicate_permutations)
+            key = key._replace(sketch=near.sketch(values))
+            for band in near.bands(values, similarity=filters.near_duplicate_similarity):
+                yield "bands", band, key
+    if not made.candidates:
+        return
+    drafts = []
+    for number, candidate in enumerate(made.candidates):
+        if candidate.reason:
+            continue
+        draft, compared = candidate.draft, b""
+        if filters.uses("similar_question"):
+            text = f"{draft.input}\n{draft.target}"
+            compared = near.rouge_sketch(text, least=filters.rouge_words)
+        drafts.append(
+            DraftKey(
+                place=place,
+                number=number,
+                task=candidate.task,
+                split=made.split,
+                identity=candidate.identity,
+                question=candidate.question,
+                target=candidate.target,
+                answer=candidate.answer,
+                label=hashing.digest(draft.target, size=2) if draft.options else "",
+                words=compared,
+            )
+        )
+    yield "drafts", place, tuple(drafts)

@@ -1,90 +1,137 @@
-"""Counts and lengths of a dataset: what dataset.json and the datasheet say about it."""
+"""What dataset.json and the datasheet say of a build, out of what its stages counted."""
 
-import hashlib
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
-from instructrec_jax.instructions.construct import DocumentDrafts
-from instructrec_jax.instructions.document import Document
-from instructrec_jax.instructions.example import SPLITS, InstructionExample, encoder_text
+from instructrec_jax.instructions.example import SPLITS
+from instructrec_jax.instructions.phrasings import Phrasings
+from instructrec_jax.instructions.recipe import Recipe
+from instructrec_jax.instructions.splitting import HOLDOUTS
+from instructrec_jax.instructions.tally import Tally
+from instructrec_jax.instructions.tasks import TASKS
 
 
-@dataclass
-class SourceStatistics:
-    """What one raw corpus gave; `digest` becomes the hash of all its documents in order."""
+def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]:
+    """Counts of documents, drafts, examples, refusals, templates and languages of a dataset.
 
-    documents: int = 0
-    characters: int = 0
-    without_drafts: int = 0
-    splits: Counter[str] = field(default_factory=Counter)
-    licences: Counter[str] = field(default_factory=Counter)
-    digest: Any = field(default_factory=hashlib.sha256)
+    Raises:
+        AssertionError: drafts or documents that are neither used nor refused.
+    """
+    tasks = {task: _task(task, tally, phrasings) for task in recipe.chosen_tasks}
+    sources = {source: _source(source, tally) for source in recipe.used_sources}
+    splits: Counter[str] = Counter()
+    holdouts: Counter[str] = Counter()
+    for (_, split, holdout), count in tally.of("examples"):
+        splits[split] += count
+        holdouts[holdout] += count
+    reasons: Counter[str] = sum((Counter(task["rejected"]) for task in tasks.values()), Counter())
+    return {
+        "examples": {**{split: splits[split] for split in SPLITS}, "total": splits.total()},
+        "holdouts": {holdout: holdouts[holdout] for holdout in HOLDOUTS},
+        "funnel": {
+            "drafts": sum(task["drafts"] for task in tasks.values()),
+            "rejected": reasons.total(),
+            "accepted": sum(task["accepted"] for task in tasks.values()),
+        },
+        "rejected_by_reason": dict(sorted(reasons.items())),
+        "tasks": tasks,
+        "templates": {
+            "total": sum(map(len, phrasings.all.values())),
+            "held_out": sum(map(len, phrasings.held_out.values())),
+        },
+        "languages": _languages(tally),
+        "documents": sum(source["documents"] for source in sources.values()),
+        "sources": sources,
+    }
 
-    def add(self, item: DocumentDrafts) -> None:
-        """Count a document."""
-        document: Document = item.document
-        self.documents += 1
-        self.characters += len(document.text)
-        self.without_drafts += not item.candidates
-        self.splits[item.split] += 1
-        self.licences[document.licence] += 1
-        self.digest.update(bytes.fromhex(document.sha256))
 
-    def to_record(self) -> dict[str, Any]:
-        """The counts as a JSON object."""
-        return {
-            "documents": self.documents,
-            "documents_without_drafts": self.without_drafts,
-            "characters": self.characters,
-            "splits": {split: self.splits[split] for split in SPLITS},
-            "licences": dict(sorted(self.licences.items())),
-            "sha256": self.digest.hexdigest(),
+def _task(task: str, tally: Tally, phrasings: Phrasings) -> dict[str, Any]:
+    drafts, accepted = tally.counts["drafts", task], tally.counts["accepted", task]
+    rejected = dict(tally.counter("rejected", task))
+    assert drafts == accepted + sum(rejected.values()), (task, drafts, accepted, rejected)
+    examples = {split: dict(tally.counter("examples", task, split)) for split in SPLITS}
+    measured = {
+        side: lengths(tally.counter("length", task, side)) for side in ("encoder", "target")
+    }
+    return {
+        "target_source": TASKS[task].target_source,
+        "kinds": list(TASKS[task].kinds),
+        "composition": list(TASKS[task].composition or ()),
+        "examples": {split: held for split, held in examples.items() if held},
+        "drafts": drafts,
+        "accepted": accepted,
+        "rejected": rejected,
+        "lengths": measured if accepted else {},
+        "held_out_templates": [template.id for template in phrasings.held_out[task]],
+    }
+
+
+def _source(source: str, tally: Tally) -> dict[str, Any]:
+    """Items found = documents + unreadable ones; documents = used + left without an example."""
+    documents = tally.counts["documents", source]
+    unreadable = dict(tally.counter("unreadable", source))
+    fates = tally.counter("document_fate", source)
+    refused = dict(tally.counter("document_refused", source))
+    assert documents == fates.total() + sum(refused.values()), (source, documents, fates, refused)
+    return {
+        "items": documents + sum(unreadable.values()),
+        "unreadable": unreadable,
+        "documents": documents,
+        "documents_used": fates["used"],
+        "documents_without_drafts": fates["without_drafts"],
+        "documents_refused": {**refused, "all_drafts_refused": fates["all_drafts_refused"]},
+        "characters": tally.counts["characters", source],
+        "splits": {split: tally.counts["document_split", source, split] for split in SPLITS},
+        "licences": dict(tally.counter("licence", source)),
+        "encodings": dict(tally.counter("encoding", source)),
+        "sha256": f"{tally.counts['digest', source] % 2**256:064x}",
+    }
+
+
+def _languages(tally: Tally) -> list[dict[str, Any]]:
+    directions = dict(tally.of("direction"))
+    names = {name for pair in directions for name in pair} - {"English"}
+    rows = [
+        {
+            "name": name,
+            "from_english": directions.get(("English", name), 0),
+            "to_english": directions.get((name, "English"), 0),
         }
+        for name in sorted(names)
+    ]
+    return sorted(rows, key=lambda row: -row["from_english"] - row["to_english"])
 
 
-def count_examples(examples: Iterable[InstructionExample]) -> dict[str, dict[str, dict[str, int]]]:
-    """Examples by task, split and hold-out: {task: {split: {hold-out or "": count}}}."""
-    counts: dict[str, dict[str, dict[str, int]]] = {}
-    for example in examples:
-        holdouts = counts.setdefault(example.task, {}).setdefault(example.split, {})
-        holdouts[example.holdout] = holdouts.get(example.holdout, 0) + 1
+def lengths(counted: Counter[int]) -> dict[str, float]:
+    """Mean, median, 95th percentile and maximum of lengths in characters, given how often each."""
+    total = counted.total()
+    if not total:
+        return {}
+    ordered = sorted(counted.items())
     return {
-        task: {split: dict(sorted(splits[split].items())) for split in SPLITS if split in splits}
-        for task, splits in sorted(counts.items())
+        "mean": round(sum(length * count for length, count in ordered) / total, 1),
+        "median": _at(ordered, total // 2),
+        "p95": _at(ordered, int(0.95 * (total - 1))),
+        "max": ordered[-1][0],
     }
 
 
-def lengths(texts: Sequence[int]) -> dict[str, float]:
-    """Mean, median, 95th percentile and maximum of some lengths in characters."""
-    ordered = sorted(texts)
-    return {
-        "mean": round(statistics.fmean(ordered), 1),
-        "median": ordered[len(ordered) // 2],
-        "p95": ordered[int(0.95 * (len(ordered) - 1))],
-        "max": ordered[-1],
-    }
+def _at(ordered: list[tuple[int, int]], place: int) -> int:
+    """The length at a place of the sorted lengths."""
+    for length, count in ordered:
+        if place < count:
+            return length
+        place -= count
+    return ordered[-1][0]
 
 
-def task_lengths(
-    examples: Iterable[InstructionExample],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """{task: {"encoder": lengths, "target": lengths}} in characters; sorted by task."""
-    encoder: dict[str, list[int]] = {}
-    target: dict[str, list[int]] = {}
-    for example in examples:
-        text = encoder_text(example.instruction, example.input)
-        encoder.setdefault(example.task, []).append(len(text))
-        target.setdefault(example.task, []).append(len(example.target))
-    return {
-        task: {"encoder": lengths(encoder[task]), "target": lengths(target[task])}
-        for task in sorted(encoder)
-    }
+def histogram(counted: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(Length, how often) pairs by powers of two: (upper bound, how many lie in the last doubling).
 
-
-def histogram(values: Iterable[int]) -> list[tuple[int, int]]:
-    """Counts by powers of two: (upper bound, how many values lie below it and not below half)."""
-    counts = Counter(max(1, value).bit_length() for value in values)
-    return [(2**bits, counts[bits]) for bits in range(1, max(counts, default=0) + 1)]
+    A bin holds the lengths from half its bound on.
+    """
+    bins: Counter[int] = Counter()
+    for length, count in counted:
+        bins[max(1, length).bit_length()] += count
+    return [(2**bits, bins[bits]) for bits in range(1, max(bins, default=0) + 1)]

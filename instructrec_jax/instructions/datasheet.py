@@ -1,20 +1,19 @@
 """The datasheet: one HTML page that tells a person what is in a dataset, and shows it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from instructrec_jax import evaluation
-from instructrec_jax.instructions.assembly import Assembly
 from instructrec_jax.instructions.counting import histogram
-from instructrec_jax.instructions.example import TRAIN, InstructionExample, encoder_text
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
+from instructrec_jax.instructions.tally import Tally
 from instructrec_jax.instructions.tasks import TASKS
 
-# Samples of each task on the page: that many of each split and hold-out.
-_SAMPLES = 4
 _LONGEST_SAMPLE = 1_500
 # Both of the project's pages look alike: the style stands beside the report.
 _STYLE_FOLDER = Path(evaluation.__file__).parent
@@ -28,6 +27,7 @@ TARGET_SOURCES = {
 }
 REASONS = {
     "answer_in_held_out_split": "the same input and target are in a held-out split",
+    "common_label": "its label is far more frequent than the others",
     "contradiction": "the same question has several targets",
     "degenerate": "the same characters or word over and over",
     "duplicate": "the same question twice",
@@ -42,22 +42,28 @@ REASONS = {
     "execution_timeout": "the call took too long",
     "execution_too_long": "the call gave a value too long to be a target",
     "execution_unstable": "two runs of the call differed",
+    "few_letters": "hardly any letters",
+    "in_evaluation_data": "an evaluation file holds it, in whole or in part",
+    "length_ratio": "the target is too long for its input",
+    "licence": "the licence is not among those allowed",
     "lone_surrogate": "half of a character",
     "long_input": "the input is too long",
     "long_target": "the target is too long",
+    "missing_medium": "a picture or film is spoken of that is not there",
+    "near_duplicate": "the document is nearly the same as another one",
+    "other_script": "written in another script than expected",
     "over_cap": "more train examples than the recipe asks for",
     "over_test_cap": "more test examples than the recipe asks for",
+    "personal_data": "an address, a telephone, card or account number",
+    "secret": "a password, key or token",
     "short_target": "the target is too short",
+    "similar_question": "nearly the same words as another draft's",
     "target_in_input": "the target stands in the input",
     "text_in_held_out_split": "the document's text is also in a held-out split",
 }
 
 
-def render(
-    *,
-    info: Mapping[str, Any],
-    assembly: Assembly,
-) -> str:
+def render(*, info: Mapping[str, Any], tally: Tally, phrasings: Phrasings) -> str:
     """The page of a dataset; `info` is the contents of its dataset.json."""
     environment = Environment(
         loader=FileSystemLoader([Path(__file__).parent, _STYLE_FOLDER]),
@@ -68,31 +74,30 @@ def render(
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["words"] = lambda text: text.replace("_", " ")
-    examples = assembly.examples
     reasons = Counter(info["rejected_by_reason"])
     return environment.get_template("datasheet.html").render(
         info=info,
-        tasks=_task_rows(info, assembly),
+        tasks=_task_rows(info, phrasings),
         reasons=[
             (reason, count, REASONS.get(reason, "")) for reason, count in reasons.most_common()
         ],
-        target_sources=Counter(example.target_source for example in examples).most_common(),
+        target_sources=tally.counter("target_source").most_common(),
         target_source_texts=TARGET_SOURCES,
         histograms=[
-            ("Question", "instruction and input", _question_lengths(examples)),
-            ("Answer", "target", histogram(len(example.target) for example in examples)),
+            ("Question", "instruction and input", _lengths(tally, "encoder")),
+            ("Answer", "target", _lengths(tally, "target")),
         ],
-        styles=_styles(assembly),
+        styles=tally.counter("style").most_common(),
         licences=_licences(info),
-        samples=samples(examples),
+        samples=[sample(example) for _, example in tally.records("sample")],
     )
 
 
-def _question_lengths(examples: Sequence[InstructionExample]) -> list[tuple[int, int]]:
-    return histogram(len(encoder_text(e.instruction, e.input)) for e in examples)
+def _lengths(tally: Tally, which: str) -> list[tuple[int, int]]:
+    return histogram((key[2], count) for key, count in tally.of("length") if key[1] == which)
 
 
-def _task_rows(info: Mapping[str, Any], assembly: Assembly) -> list[dict[str, Any]]:
+def _task_rows(info: Mapping[str, Any], phrasings: Phrasings) -> list[dict[str, Any]]:
     """A row a task, the largest first."""
     rows = []
     for name, record in info["tasks"].items():
@@ -102,20 +107,13 @@ def _task_rows(info: Mapping[str, Any], assembly: Assembly) -> list[dict[str, An
                 "name": name,
                 "description": TASKS[name].description,
                 "count": count,
-                "held_out": name in info["recipe"]["holdout_tasks"],
-                "templates": assembly.templates[name],
-                "held_out_templates": {template.id for template in assembly.held_out[name]},
+                "held_out": bool(unseen_task(name, phrasings.recipe)),
+                "templates": phrasings.all[name],
+                "held_out_templates": {template.id for template in phrasings.held_out[name]},
                 **record,
             }
         )
     return sorted(rows, key=lambda row: (-row["count"], row["name"]))
-
-
-def _styles(assembly: Assembly) -> list[tuple[str, int]]:
-    """Train examples by the style of their phrasing."""
-    styles = {t.id: t.style for templates in assembly.templates.values() for t in templates}
-    used = (styles[e.template] for e in assembly.examples if e.split == TRAIN)
-    return Counter(used).most_common()
 
 
 def _licences(info: Mapping[str, Any]) -> list[tuple[str, int]]:
@@ -126,33 +124,23 @@ def _licences(info: Mapping[str, Any]) -> list[tuple[str, int]]:
     return counts.most_common()
 
 
-def samples(examples: Sequence[InstructionExample]) -> list[dict[str, Any]]:
-    """A few examples of each task, split and hold-out, in the dataset's (shuffled) order."""
-    taken: Counter[tuple[str, str, str]] = Counter()
-    chosen = []
-    for example in examples:
-        key = (example.task, example.split, example.holdout)
-        if taken[key] >= _SAMPLES:
-            continue
-        taken[key] += 1
-        source = example.provenance
-        assert source is not None
-        chosen.append(
-            {
-                "task": example.task,
-                "split": example.split,
-                "holdout": example.holdout,
-                "instruction": example.instruction,
-                "input": _shortened(example.input),
-                "target": _shortened(example.target),
-                "options": list(example.options),
-                "template": example.template,
-                "source": source.uri
-                + (f", lines {source.span[0]}-{source.span[1]}" if source.span else ""),
-                "licence": source.licence,
-            }
-        )
-    return sorted(chosen, key=lambda sample: sample["task"])
+def sample(example: InstructionExample) -> dict[str, Any]:
+    """An example as the page shows it."""
+    source = example.provenance
+    assert source is not None
+    lines = f", lines {source.span[0]}-{source.span[1]}" if source.span else ""
+    return {
+        "task": example.task,
+        "split": example.split,
+        "holdout": example.holdout,
+        "instruction": example.instruction,
+        "input": _shortened(example.input),
+        "target": _shortened(example.target),
+        "options": list(example.options),
+        "template": example.template,
+        "source": source.uri + lines,
+        "licence": source.licence,
+    }
 
 
 def _shortened(text: str) -> str:

@@ -1,17 +1,119 @@
-"""What is refused, draft by draft; every refusal has a reason that is counted."""
+"""What is refused, draft by draft; every refusal has a reason that is counted.
+
+FILTERS is the table, in order of cost: the first filter that objects gives the reason. What can be
+decided only by comparing drafts (near-duplicates, contradictions, ...) is in decisions.py.
+"""
 
 import re
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
+from instructrec_jax.errors import nearest
+from instructrec_jax.instructions.decontamination import Evaluation
 from instructrec_jax.instructions.document import Draft
+from instructrec_jax.instructions.personal_data import finding
+
+__all__ = ["COMPARING_FILTERS", "FILTERS", "Evaluation", "FilterSettings", "Limits", "rejection"]
 
 # A target this long that stands whole inside the input was copied, not answered.
 _LONGEST_HARMLESS_COPY = 24
 # A word that makes up more than this share of so many words is a stuck key.
 _STUCK_WORD_SHARE, _STUCK_WORD_LENGTH = 0.5, 10
 _STUCK_SEQUENCE = re.compile(r"(.{1,8}?)\1{19,}", re.DOTALL)
+# The share of letters says something about texts of so many characters, white space left out.
+_SHORTEST_JUDGED_BY_LETTERS = 80
+_LEAST_LETTERS_OF_A_SCRIPT = 20
+_LEAST_SHARE_OF_SCRIPTS = 0.8
+_MEDIUM = r"(?:figures?|images?|pictures?|photos?|photographs?|diagrams?|screenshots?|videos?)"
+_MISSING_MEDIUM = re.compile(
+    rf"\b(?:{_MEDIUM} (?:above|below|on the (?:left|right)|[0-9]+(?:\.[0-9]+)*\b)"
+    rf"|(?:in|see|from|by) (?:the|this) {_MEDIUM}(?=\s*(?:[.,;:?!)]|$|above|below|shows?\b))"
+    rf"|the following {_MEDIUM}\b)|\[{_MEDIUM}\]"
+    r"|(?:如|见|见下|如下|下)图(?:所示|中|[0-9]+)?|上图",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """The keys of build.filters; each is explained beside its default in configs/base.py."""
+
+    without: tuple[str, ...] = ()
+    max_target_ratio: float = 100.0
+    min_letter_share: float = 0.25
+    scripts: tuple[str, ...] = ()
+    decontaminate: tuple[str, ...] = ()
+    near_duplicate_similarity: float = 0.8
+    near_duplicate_permutations: int = 128
+    near_duplicate_words: int = 30
+    max_rouge: float = 0.7
+    rouge_words: int = 30
+    label_ratio: float = 2.0
+    rejects_written: int = 20
+
+    @classmethod
+    def of(cls, values: "Mapping[str, Any] | FilterSettings") -> "FilterSettings":
+        """From a section of a config."""
+        if isinstance(values, FilterSettings):
+            return values
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list | tuple) else value
+            for key, value in dict(values).items()
+        }
+        return cls(**given)
+
+    def uses(self, name: str) -> bool:
+        """Whether the filter is in force."""
+        return name not in self.without
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the settings, one line each."""
+        known = tuple(f.name for f in FILTERS if not f.required) + COMPARING_FILTERS
+        found = [
+            f"build.filters.without: no filter {name!r} can be switched off"
+            f"{nearest(name, known) or '; there are ' + ', '.join(known)}"
+            for name in self.without
+            if name not in known
+        ]
+        ranges = {
+            "max_target_ratio": (0, 1e9),
+            "min_letter_share": (0, 1),
+            "near_duplicate_similarity": (0.5, 1),
+            "near_duplicate_permutations": (16, 1024),
+            "near_duplicate_words": (5, 1e9),
+            "max_rouge": (0.5, 1),
+            "rouge_words": (5, 1e9),
+            "label_ratio": (1, 1e9),
+            "rejects_written": (0, 1e9),
+        }
+        assert set(ranges) <= {f.name for f in fields(self)}
+        for key, (least, most) in ranges.items():
+            value = getattr(self, key)
+            if not least <= value <= most:
+                bounds = f"between {least} and {most:g}" if most < 1e9 else f"{least} or more"
+                found.append(f"build.filters.{key}: {value} must be {bounds}")
+        found += [
+            f"build.filters.scripts: {name!r} is the first word of no letter's Unicode name; "
+            "LATIN, CYRILLIC, CJK, HIRAGANA, ARABIC, ... are"
+            for name in self.scripts
+            if name not in _known_scripts()
+        ]
+        return found + Evaluation.problems(self.decontaminate)
+
+
+_DEFAULTS = FilterSettings()
+# What only a comparison of drafts can refuse, and build.filters.without can switch off.
+COMPARING_FILTERS = (
+    "near_duplicate",
+    "contradiction",
+    "duplicate",
+    "similar_question",
+    "label_balance",
+)
 
 
 @dataclass(frozen=True)
@@ -23,30 +125,76 @@ class Limits:
     max_input_characters: int
 
 
-def rejection(draft: Draft, *, limits: Limits, target_in_input: str) -> str:
+@dataclass(frozen=True)
+class Judged:
+    """A draft with what a filter may need to know besides."""
+
+    draft: Draft
+    limits: Limits
+    settings: FilterSettings
+    target_in_input: str
+    evaluation: Evaluation | None
+
+
+@dataclass(frozen=True)
+class Filter:
+    """`objection(judged)` is the reason, "" where there is none. A required one is always on."""
+
+    name: str
+    objection: Callable[[Judged], str]
+    required: bool = False
+
+
+def rejection(
+    draft: Draft,
+    *,
+    limits: Limits,
+    target_in_input: str,
+    settings: FilterSettings = _DEFAULTS,
+    evaluation: Evaluation | None = None,
+) -> str:
     """Why the draft is refused, "" if it is not. `target_in_input` is the task's policy."""
     if draft.rejected:
         return draft.rejected
-    target, text = draft.target, draft.input
-    if not target.strip():
-        return "empty_target"
-    if _has_lone_surrogate(target) or any(_has_lone_surrogate(v) for v in draft.fields.values()):
-        return "lone_surrogate"
-    if len(target) < limits.min_target_characters:
-        return "short_target"
-    if 0 < limits.max_target_characters < len(target):
-        return "long_target"
-    if 0 < limits.max_input_characters < len(text):
-        return "long_input"
-    if _is_copy(target, text, policy=target_in_input):
-        return "target_in_input"
-    if _is_degenerate(target) or _is_degenerate(text):
-        return "degenerate"
+    judged = Judged(draft, limits, settings, target_in_input, evaluation)
+    for each in FILTERS:
+        if settings.uses(each.name) and (reason := each.objection(judged)):
+            return reason
     return ""
 
 
+def _empty(judged: Judged) -> str:
+    return "" if judged.draft.target.strip() else "empty_target"
+
+
+def _surrogate(judged: Judged) -> str:
+    texts = (judged.draft.target, *judged.draft.fields.values())
+    return "lone_surrogate" if any(map(_has_lone_surrogate, texts)) else ""
+
+
 def _has_lone_surrogate(value: Any) -> bool:
-    return isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value)
+    if not isinstance(value, str) or value.isascii():
+        return False
+    return any("\ud800" <= c <= "\udfff" for c in value)
+
+
+def _length(judged: Judged) -> str:
+    limits, target = judged.limits, len(judged.draft.target)
+    if target < limits.min_target_characters:
+        return "short_target"
+    if 0 < limits.max_target_characters < target:
+        return "long_target"
+    return "long_input" if 0 < limits.max_input_characters < len(judged.draft.input) else ""
+
+
+def _ratio(judged: Judged) -> str:
+    most, text = judged.settings.max_target_ratio, judged.draft.input
+    return "length_ratio" if 0 < most * len(text) < len(judged.draft.target) else ""
+
+
+def _copy(judged: Judged) -> str:
+    target, text = judged.draft.target, judged.draft.input
+    return "target_in_input" if _is_copy(target, text, policy=judged.target_in_input) else ""
 
 
 def _is_copy(target: str, text: str, *, policy: str) -> bool:
@@ -58,6 +206,11 @@ def _is_copy(target: str, text: str, *, policy: str) -> bool:
     return short == long or (len(short) >= _LONGEST_HARMLESS_COPY and short in long)
 
 
+def _repetition(judged: Judged) -> str:
+    texts = (judged.draft.target, judged.draft.input)
+    return "degenerate" if any(map(_is_degenerate, texts)) else ""
+
+
 def _is_degenerate(text: str) -> bool:
     words = text.split()
     if len(words) >= _STUCK_WORD_LENGTH:
@@ -65,3 +218,59 @@ def _is_degenerate(text: str) -> bool:
         if most > _STUCK_WORD_SHARE * len(words):
             return True
     return any(match[1].strip() for match in _STUCK_SEQUENCE.finditer(text))
+
+
+def _script(judged: Judged) -> str:
+    settings, text = judged.settings, judged.draft.input + judged.draft.target
+    solid = "".join(text.split())
+    letters = [c for c in solid if c.isalpha()]
+    long = len(solid) >= _SHORTEST_JUDGED_BY_LETTERS
+    if long and len(letters) < settings.min_letter_share * len(solid):
+        return "few_letters"
+    if settings.scripts and len(letters) >= _LEAST_LETTERS_OF_A_SCRIPT:
+        expected = sum(script_of(letter) in settings.scripts for letter in letters)
+        if expected < _LEAST_SHARE_OF_SCRIPTS * len(letters):
+            return "other_script"
+    return ""
+
+
+@lru_cache(maxsize=1 << 16)
+def script_of(letter: str) -> str:
+    """The first word of the letter's Unicode name: LATIN, CYRILLIC, CJK, HIRAGANA, ..."""
+    return unicodedata.name(letter, "").partition(" ")[0]
+
+
+@lru_cache(maxsize=1)
+def _known_scripts() -> frozenset[str]:
+    return frozenset(script_of(chr(code)) for code in range(0x2FA20) if chr(code).isalpha())
+
+
+def _medium(judged: Judged) -> str:
+    draft = judged.draft
+    found = _MISSING_MEDIUM.search(draft.input) or _MISSING_MEDIUM.search(draft.target)
+    return "missing_medium" if found else ""
+
+
+def _personal(judged: Judged) -> str:
+    return finding(f"{judged.draft.input}\n{judged.draft.target}")
+
+
+def _evaluated(judged: Judged) -> str:
+    evaluation, draft = judged.evaluation, judged.draft
+    if evaluation is None:
+        return ""
+    return "in_evaluation_data" if evaluation.holds(draft.input, draft.target) else ""
+
+
+FILTERS = (
+    Filter("empty_target", _empty, required=True),
+    Filter("lone_surrogate", _surrogate, required=True),
+    Filter("length", _length),
+    Filter("length_ratio", _ratio),
+    Filter("copy", _copy),
+    Filter("repetition", _repetition),
+    Filter("script", _script),
+    Filter("missing_medium", _medium),
+    Filter("personal_data", _personal),
+    Filter("decontamination", _evaluated),
+)

@@ -1,12 +1,13 @@
 """What a dataset is made by: every choice that its contents depend on."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from instructrec_jax.errors import nearest
-from instructrec_jax.instructions.filters import Limits
+from instructrec_jax.instructions.filters import FilterSettings, Limits
 from instructrec_jax.instructions.sources import READERS, SOURCES, kind_of
 from instructrec_jax.instructions.sources.corpus import corpus_of, entry_problems
 from instructrec_jax.instructions.sources.locale_names import is_known_language
@@ -40,11 +41,13 @@ class Recipe:
     max_test_examples: int
     execution_seconds: float
     execution_mebibytes: int
+    filters: FilterSettings = FilterSettings()
 
     def __post_init__(self) -> None:
         # Configs hand in their own kind of mapping.
         entries = tuple(_plain(entry) for entry in self.corpora)
         object.__setattr__(self, "corpora", entries)
+        object.__setattr__(self, "filters", FilterSettings.of(self.filters))
 
     @property
     def limits(self) -> Limits:
@@ -77,10 +80,8 @@ class Recipe:
 
     def to_record(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(self).items()
-        }
+        record: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return record
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the recipe, one line each; [] where nothing is."""
@@ -94,7 +95,7 @@ class Recipe:
             for code in self.languages
             if not is_known_language(code)
         ]
-        found += self._number_problems()
+        found += self._number_problems() + self.filters.problems()
         if not self.sources:
             found.append("build.sources: no raw corpus is named")
         if found:

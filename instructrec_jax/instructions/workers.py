@@ -1,4 +1,4 @@
-"""Constructing in several processes, in a fixed order.
+"""Processes that work through the tasks of a build.
 
 The workers are plain processes that talk over pipes: a fork would copy the threads of whoever
 builds (train.py has JAX's), and multiprocessing's other methods import their main module again.
@@ -12,27 +12,25 @@ import struct
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
-from instructrec_jax.instructions.construct import DocumentDrafts, construct_unit
-from instructrec_jax.instructions.document import Context
-from instructrec_jax.instructions.execution import Sandbox
+from instructrec_jax.instructions.flow import Run
 from instructrec_jax.instructions.recipe import Recipe
-from instructrec_jax.instructions.sources import Unit
 
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 _PROGRAM = "from instructrec_jax.instructions.workers import serve; serve()"
-# Units on their way to each process while the results before them are taken.
-_WINDOW = 8
-_Result = list[DocumentDrafts]
+# Tasks on their way to each process while the results before them are taken.
+_WINDOW = 4
+# A task: what `perform(run)` of it gives goes back to the parent. Both are pickled.
+Task = Any
 
 
 class Workers:
-    """Processes that construct units; a context manager.
+    """Processes that perform tasks; a context manager.
 
     `processes` = 1 works in this process, 0 takes one process a core.
     """
@@ -40,49 +38,42 @@ class Workers:
     def __init__(self, recipe: Recipe, *, processes: int) -> None:
         self._recipe = recipe
         self._count = processes or os.cpu_count() or 1
-        self._sandbox = sandbox_for(recipe)
+        self._run = Run(recipe)
         self._processes: list[_Worker] = []
         self._idle: SimpleQueue[_Worker] = SimpleQueue()
 
-    def construct(self, source: str, units: list[Unit]) -> Iterator[_Result]:
-        """Yield the documents of a corpus unit by unit, up to the recipe's bound on documents."""
-        bound = self._recipe.max_documents_per_source
-        count = 0
-        results = self._here(source, units) if self._count == 1 else self._spread(source, units)
-        for documents in results:
-            kept = documents[: bound - count] if bound else documents
-            count += len(kept)
-            yield kept
-            if bound and count >= bound:
-                break
+    def perform(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
+        """Yield each task and what it gives, in order; tasks are taken as they are needed."""
+        if self._count == 1:
+            for task in tasks:
+                yield task, task.perform(self._run)
+        else:
+            yield from self._spread(tasks)
 
-    def _here(self, source: str, units: list[Unit]) -> Iterator[_Result]:
-        context = Context(seed=self._recipe.seed, sandbox=self._sandbox)
-        for unit in units:
-            yield construct_unit(source, unit, recipe=self._recipe, context=context)
-
-    def _spread(self, source: str, units: list[Unit]) -> Iterator[_Result]:
+    def _spread(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, Any]]:
         if not self._processes:
             self._processes = [_Worker(self._recipe) for _ in range(self._count)]
             for worker in self._processes:
                 self._idle.put(worker)
-        waiting: deque[Future[_Result]] = deque()
+        waiting: deque[tuple[Task, Future[Any]]] = deque()
         with ThreadPoolExecutor(self._count) as threads:
             try:
-                for unit in units:
-                    waiting.append(threads.submit(self._ask, source, unit))
+                for task in tasks:
+                    waiting.append((task, threads.submit(self._ask, task)))
                     if len(waiting) >= _WINDOW * self._count:
-                        yield waiting.popleft().result()
+                        first, future = waiting.popleft()
+                        yield first, future.result()
                 while waiting:
-                    yield waiting.popleft().result()
+                    first, future = waiting.popleft()
+                    yield first, future.result()
             finally:
-                for future in waiting:
+                for _, future in waiting:
                     future.cancel()
 
-    def _ask(self, source: str, unit: Unit) -> _Result:
+    def _ask(self, task: Task) -> Any:
         worker = self._idle.get()
         try:
-            return worker.ask(source, unit)
+            return worker.ask(task)
         finally:
             self._idle.put(worker)
 
@@ -90,13 +81,13 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._sandbox.close()
+        self._run.close()
         for worker in self._processes:
             worker.close()
 
 
 class _Worker:
-    """One process; asked one unit at a time."""
+    """One process; asked one task at a time."""
 
     def __init__(self, recipe: Recipe) -> None:
         path = os.pathsep.join(filter(None, [str(_PACKAGE_PARENT), os.environ.get("PYTHONPATH")]))
@@ -111,17 +102,17 @@ class _Worker:
         self._from: IO[bytes] = self._process.stdout
         _write_frame(self._to, recipe)
 
-    def ask(self, source: str, unit: Unit) -> _Result:
-        """The unit's documents; raises what the worker raised."""
+    def ask(self, task: Task) -> Any:
+        """What the task gives; raises what the worker raised."""
         try:
-            _write_frame(self._to, (source, unit))
+            _write_frame(self._to, task)
             answer = _read_frame(self._from)
         except BrokenPipeError:
             answer = None
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:
-            raise RuntimeError(f"the worker process died at {source}: {unit}")
+            raise RuntimeError(f"the worker process died at {task}")
         return answer
 
     def close(self) -> None:
@@ -132,13 +123,8 @@ class _Worker:
         self._process.wait()
 
 
-def sandbox_for(recipe: Recipe) -> Sandbox:
-    """The guarded processes with the recipe's limits; not started yet."""
-    return Sandbox(seconds=recipe.execution_seconds, mebibytes=recipe.execution_mebibytes)
-
-
 def serve() -> None:
-    """The worker's side: construct the units that come in until the input ends."""
+    """The worker's side: perform the tasks that come in until the input ends."""
     # Ctrl-C reaches the whole group; the parent answers it and closes our input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     questions, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
@@ -147,17 +133,20 @@ def serve() -> None:
     recipe = _read_frame(questions)
     if recipe is None:
         return
-    with sandbox_for(recipe) as sandbox:
-        context = Context(seed=recipe.seed, sandbox=sandbox)
-        while (question := _read_frame(questions)) is not None:
-            source, unit = question
-            answer: Any
-            try:
-                answer = construct_unit(source, unit, recipe=recipe, context=context)
-            except Exception as error:
-                error.add_note(f"while constructing {source}: {unit}")
-                answer = error
-            _write_frame(answers, answer)
+    run = Run(recipe)
+    try:
+        while (task := _read_frame(questions)) is not None:
+            _write_frame(answers, _answer(task.perform, run))
+    finally:
+        run.close()
+
+
+def _answer(perform: Callable[[Run], Any], run: Run) -> Any:
+    try:
+        return perform(run)
+    except Exception as error:
+        error.add_note("in a worker process")
+        return error
 
 
 def _write_frame(stream: IO[bytes], value: Any) -> None:

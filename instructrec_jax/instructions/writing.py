@@ -2,39 +2,61 @@
 
 import gzip
 import hashlib
+import io
 import json
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Iterator
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 from instructrec_jax.instructions.example import SPLITS, InstructionExample
+from instructrec_jax.instructions.reading import read_examples
 
-_EXAMPLES_PER_SHARD = 20_000
+
+def shard_name(split: str, number: int, count: int) -> str:
+    """The file of a split's shard."""
+    return f"{split}-{number:05d}-of-{count:05d}.jsonl.gz"
 
 
-def write_examples(folder: Path, examples: Sequence[InstructionExample]) -> dict[str, Any]:
-    """Write every split's shards; {file: {"examples": n, "sha256": hash}}, in order.
+def collect_shards(source: Path, folder: Path, entries: dict[Any, Any]) -> dict[str, Any]:
+    """Move the shards to the dataset's folder; {file: {"examples": n, "sha256": hash}}, in order.
 
-    A split without examples gets no file.
+    A shard that no example fell into is written empty; a split without examples gets no file.
     """
-    files: dict[str, Any] = {}
+    found = {name: entry for (name,), entry in entries.items()}
     for split in SPLITS:
-        rows = [example for example in examples if example.split == split]
-        shards = -(-len(rows) // _EXAMPLES_PER_SHARD)
-        for number in range(shards):
-            name = f"{split}-{number:05d}-of-{shards:05d}.jsonl.gz"
-            part = rows[number * _EXAMPLES_PER_SHARD : (number + 1) * _EXAMPLES_PER_SHARD]
-            digest = write_json_lines(folder / name, (row.to_record() for row in part))
-            files[name] = {"examples": len(part), "sha256": digest}
-    return files
+        names = [name for name in found if name.startswith(f"{split}-")]
+        count = int(names[0].rpartition("-")[2].partition(".")[0]) if names else 0
+        for number in range(count):
+            name = shard_name(split, number, count)
+            if name not in found:
+                digest = write_gzipped(source / name, ())
+                found[name] = {"examples": 0, "sha256": digest}
+    for name in found:
+        shutil.copyfile(source / name, folder / name)
+    return dict(sorted(found.items(), key=lambda item: (SPLITS.index(item[0].split("-")[0]), item)))
 
 
-def write_json_lines(path: Path, records: Iterable[dict[str, Any]]) -> str:
-    """Write records as gzip'd JSON lines without time or name inside; the file's SHA-256."""
-    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as file:
-        for record in records:
-            file.write(json_line(record).encode("utf-8", "surrogatepass"))
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def read_split(folder: Path, split: str) -> Iterator[InstructionExample]:
+    """The examples of a split's shards, in order; none where the split has no file."""
+    if any(folder.glob(f"{split}-*.jsonl.gz")):
+        yield from read_examples(f"{escape(str(folder))}/{split}-*.jsonl.gz", split=split)
+
+
+def gzipped(lines: Iterable[bytes]) -> bytes:
+    """The lines as a gzip file without time or name inside."""
+    contents = io.BytesIO()
+    with gzip.GzipFile("", "wb", 6, contents, mtime=0) as file:
+        file.writelines(lines)
+    return contents.getvalue()
+
+
+def write_gzipped(path: Path, lines: Iterable[bytes]) -> str:
+    """Write `gzipped(lines)` to a file; the file's SHA-256."""
+    contents = gzipped(lines)
+    path.write_bytes(contents)
+    return hashlib.sha256(contents).hexdigest()
 
 
 def json_line(record: dict[str, Any]) -> str:

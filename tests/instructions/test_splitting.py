@@ -1,12 +1,8 @@
-import dataclasses
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrec_jax.instructions.document import Document
-from instructrec_jax.instructions.example import InstructionExample, Provenance
-from instructrec_jax.instructions.splitting import audit, split_of_document
+from instructrec_jax.instructions.splitting import split_of_document
 
 
 def document(group, corpus="c", uri="u"):
@@ -42,45 +38,3 @@ def test_larger_test_share_only_adds_to_the_test_split():
 
 def test_documents_without_a_group_are_never_held_out():
     assert {split(document("", uri=str(n)), test=0.9) for n in range(50)} == {"train"}
-
-
-EXAMPLE = InstructionExample(
-    id="a", task="t", instruction="Add.", input="1 2", target="3", template="t.a", split="train",
-    provenance=Provenance("c", "u", (1, 2), "00", "MIT", "g", 0),
-)  # fmt: skip
-OTHER = Provenance("c", "v", (1, 2), "00", "MIT", "g", 0)
-
-
-@pytest.mark.parametrize(
-    ("changes", "leak"),
-    [
-        ({"input": "4"}, "documents_in_two_splits"),
-        ({"provenance": OTHER, "input": "1  2 "}, "questions_and_answers_in_two_splits"),
-        ({"provenance": OTHER, "input": "", "instruction": "12"}, "questions_and_answers_in_two_"),
-        (
-            {"provenance": OTHER, "input": "", "instruction": "Add 1 2.", "material": "1 2"},
-            "questions_and_answers_in_two_",
-        ),
-        ({"provenance": OTHER, "input": "5", "split": "train", "template": "t.z"}, "templates"),
-        ({"provenance": OTHER, "input": "5", "split": "train", "task": "u"}, "held_out_tasks"),
-    ],
-)
-def test_the_audit_sees_every_kind_of_leak(changes, leak):
-    other = dataclasses.replace(EXAMPLE, **({"split": "test"} | changes))
-    found = audit(
-        [EXAMPLE, other], held_out_templates=frozenset({"t.z"}), held_out_tasks=frozenset({"u"})
-    )
-    assert not found.sound
-    assert [name for name, count in vars(found).items() if count] == [
-        name for name in vars(found) if leak in name
-    ]
-
-
-def test_the_audit_lets_sound_data_pass():
-    other = dataclasses.replace(
-        EXAMPLE, split="test", input="5", provenance=OTHER, template="t.z", task="u"
-    )
-    found = audit(
-        [EXAMPLE, other], held_out_templates=frozenset({"t.z"}), held_out_tasks=frozenset({"u"})
-    )
-    assert found.sound

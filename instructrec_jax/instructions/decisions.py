@@ -1,0 +1,229 @@
+"""What only a comparison of documents and drafts can decide, one kind of group at a time.
+
+Each function sees all records that share a key, sorts them and refuses some: held-out data come
+first, then the smallest hash, so the verdicts depend neither on the order of work nor on chance.
+A draft is refused once, by the first stage that objects; what is left reaches the stream "kept".
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from instructrec_jax.instructions import near_duplicates as near
+from instructrec_jax.instructions.construct import DocumentKey, DraftKey
+from instructrec_jax.instructions.example import SPLITS, TEST, TRAIN, VALIDATION
+from instructrec_jax.instructions.flow import Emission, Group, Run
+from instructrec_jax.instructions.phrasings import Phrasings
+from instructrec_jax.instructions.recipe import Recipe
+from instructrec_jax.instructions.tally import Tally
+
+# Held-out data comes first: where two splits share something, train loses it.
+PRECEDENCE = {TEST: 0, VALIDATION: 1, TRAIN: 2}
+EXAMPLES_PER_SHARD = 20_000
+
+
+class Verdict(NamedTuple):
+    """Why a draft of a document is refused; `number` -1 stands for all that are not refused yet."""
+
+    number: int
+    reason: str
+
+
+class Kept(NamedTuple):
+    """A draft that is left when all groups have been looked at."""
+
+    number: int
+    label: str
+
+
+def held_out_text(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Documents whose text, but for case and white space, is also in a held-out split."""
+    documents: list[DocumentKey] = group["texts"]
+    owner = min((document.split for document in documents), key=PRECEDENCE.__getitem__)
+    for document in documents:
+        if document.split != owner:
+            yield "refused_documents", document.place, "text_in_held_out_split"
+
+
+def near_duplicates(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Documents nearly the same as another one of the same or a held-out split."""
+    limit = run.recipe.filters.near_duplicate_similarity
+
+    def like(first: DocumentKey, second: DocumentKey) -> bool:
+        return near.estimated_similarity(first.sketch, second.sketch) >= limit
+
+    documents = sorted(
+        group["bands"], key=lambda item: (PRECEDENCE[item.split], item.identity, item.place)
+    )
+    for document in near.followers(documents, like):
+        yield "refused_documents", document.place, "near_duplicate"
+
+
+def refuse_documents(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """The drafts of a document that is left go on, by what they ask."""
+    (drafts,) = group["drafts"] or [()]
+    reasons = group["refused_documents"]
+    if not group["drafts"]:
+        return
+    if reasons:
+        # The text that is wholly there comes before the one that is nearly there.
+        reason = max(reasons)
+        run.tally.count("document_refused", run.recipe.sources[int(key[:3])], reason)
+        yield "verdicts", key, Verdict(-1, reason)
+        return
+    for draft in drafts:
+        yield "questions", f"{draft.task}/{draft.question}", draft
+
+
+def answer_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Questions of a task that have several targets go, all of them; others are asked once."""
+    drafts = _in_order(group["questions"])
+    filters = run.recipe.filters
+    if filters.uses("contradiction") and len({draft.target for draft in drafts}) > 1:
+        for draft in drafts:
+            yield _refused(draft, "contradiction")
+        return
+    first: set[str] = set()
+    for draft in drafts:
+        if draft.split != drafts[0].split:
+            yield _refused(draft, "answer_in_held_out_split")
+        elif draft.target in first and filters.uses("duplicate"):
+            yield _refused(draft, "duplicate")
+        else:
+            first.add(draft.target)
+            yield "answers", draft.answer, draft
+
+
+def held_out_answers(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Answered questions, but for case and white space, that a held-out split has."""
+    drafts = _in_order(group["answers"])
+    for draft in drafts:
+        if draft.split != drafts[0].split:
+            yield _refused(draft, "answer_in_held_out_split")
+            continue
+        if draft.words:
+            for bucket in near.rouge_buckets(draft.words):
+                yield "similar", f"{draft.task}/{bucket}", draft
+        yield "compared", _draft_name(draft), draft._replace(words=b"")
+
+
+def similar_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Drafts whose words are, by ROUGE-L, nearly those of a draft of another document."""
+    limit = run.recipe.filters.max_rouge
+
+    def like(first: DraftKey, second: DraftKey) -> bool:
+        # Drafts of one document are made to differ in little.
+        if first.place == second.place:
+            return False
+        return near.rouge_above(first.words, second.words, limit=limit)
+
+    for draft in near.followers(_in_order(group["similar"]), like):
+        yield "refused_drafts", _draft_name(draft), "similar_question"
+
+
+def survivors(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """What is left of each task; counted by label and, where there is a cap, by smallest hash."""
+    (draft,) = group["compared"]
+    if group["refused_drafts"]:
+        yield _refused(draft, "similar_question")
+        return
+    run.tally.count("survivors", draft.task, draft.split, draft.label)
+    cap = _cap(run.recipe, run.phrasings, draft.task, draft.split)
+    if cap:
+        run.tally.keep(
+            "smallest", draft.task, draft.split, draft.label,
+            order=draft.identity, value=None, most=cap,
+        )  # fmt: skip
+    yield "kept", draft.place, Kept(draft.number, draft.label)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the whole says on each draft that is left.
+
+    `shares`: of the drafts of a (task, label), by hash, the share that is kept; `last`: the last
+    identity of a (task, split) within its cap; `shards`: the number of files of each split.
+    """
+
+    shares: dict[tuple[str, str], float] = field(default_factory=dict)
+    last: dict[tuple[str, str], str] = field(default_factory=dict)
+    shards: dict[str, int] = field(default_factory=dict)
+
+    def objection(self, task: str, split: str, label: str, identity: str) -> str:
+        """Why the draft is refused, "" if it is not."""
+        if split == TRAIN and _place(identity) >= self.shares.get((task, label), 1.0):
+            return "common_label"
+        if identity > self.last.get((task, split), identity):
+            return "over_test_cap" if split == TEST else "over_cap"
+        return ""
+
+
+def bounds_of(recipe: Recipe, tally: Tally) -> Bounds:
+    """The bounds by the counts of all drafts that survived."""
+    labels: dict[tuple[str, str], Counter[str]] = {}
+    for (task, split, label), count in tally.of("survivors"):
+        labels.setdefault((task, split), Counter())[label] = count
+    shares = {
+        (task, label): share
+        for (task, split), counts in labels.items()
+        if split == TRAIN and recipe.filters.uses("label_balance")
+        for label, share in label_shares(counts, recipe.filters.label_ratio).items()
+    }
+    phrasings = Phrasings.of(recipe)
+    last = {}
+    examples = dict.fromkeys(SPLITS, 0)
+    for (task, split), counts in labels.items():
+        count = sum(
+            round(number * shares.get((task, label), 1.0)) if split == TRAIN else number
+            for label, number in counts.items()
+        )
+        cap = _cap(recipe, phrasings, task, split)
+        if cap:
+            identities = sorted(
+                identity
+                for label in counts
+                for identity, _ in tally.first.get(("smallest", task, split, label), ())
+                if split != TRAIN or _place(identity) < shares.get((task, label), 1.0)
+            )
+            if len(identities) >= cap:
+                last[task, split] = identities[cap - 1]
+            count = min(len(identities), cap)
+        examples[split] += count * phrasings.number(task, split)
+    shards = {split: max(1, -(-count // EXAMPLES_PER_SHARD)) for split, count in examples.items()}
+    return Bounds(shares, last, shards)
+
+
+def label_shares(counts: Counter[str], ratio: float) -> dict[str, float]:
+    """The share to keep of a label that is over `ratio` times as frequent as the next one."""
+    ranked = [(label, count) for label, count in counts.most_common() if label]
+    if len(ranked) < 2:
+        return {}
+    (label, most), (_, second) = ranked[:2]
+    return {label: ratio * second / most} if most > ratio * second else {}
+
+
+def _cap(recipe: Recipe, phrasings: Phrasings, task: str, split: str) -> int:
+    """How many drafts of a task a split may have, 0 = any number."""
+    if split == TEST:
+        return recipe.max_test_examples
+    most = recipe.max_examples_per_task
+    # At least one question is kept under the smallest cap.
+    return max(1, most // recipe.phrasings_per_example) if split == TRAIN and most else 0
+
+
+def _in_order(drafts: list[DraftKey]) -> list[DraftKey]:
+    return sorted(drafts, key=lambda d: (PRECEDENCE[d.split], d.identity, d.place, d.number))
+
+
+def _refused(draft: DraftKey, reason: str) -> Emission:
+    return "verdicts", draft.place, Verdict(draft.number, reason)
+
+
+def _draft_name(draft: DraftKey) -> str:
+    return f"{draft.place}/{draft.number}"
+
+
+def _place(identity: str) -> float:
+    """Where in [0, 1) a hash lies."""
+    return int(identity, 16) / 2.0 ** (4 * len(identity))

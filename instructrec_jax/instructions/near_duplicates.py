@@ -1,0 +1,143 @@
+"""Texts that are nearly the same, found without comparing every pair.
+
+MinHash signatures (Broder 1997) of shingles go to buckets, a bucket a band of the signature;
+what shares no bucket is not compared. Inside a bucket each text is compared to the bucket's
+leaders: texts that come before it in a fixed order and are like none of those before them.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from rensa import RMinHash
+
+from instructrec_jax.instructions import hashing
+
+_WORD = re.compile(r"\w+")
+_WORDS_IN_A_SHINGLE = 5
+# Share of the pairs at the threshold itself that must meet in a bucket.
+_RECALL = 0.99
+# A text is compared to so many leaders of a bucket: work stays linear where a bucket is crowded.
+_MOST_LEADERS = 256
+# Words of a text that ROUGE-L looks at, and hash bytes of each.
+_ROUGE_WORDS = 160
+# Bands and rows of ROUGE's buckets: see `rouge_buckets`.
+_ROUGE_BANDS, _ROUGE_ROWS = 8, 2
+_Item = TypeVar("_Item")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text without case."""
+    return _WORD.findall(text.casefold())
+
+
+def signature(words: Sequence[str], *, permutations: int) -> np.ndarray:
+    """MinHash values, uint32 [permutations], of the runs of five words."""
+    last = max(1, len(words) - _WORDS_IN_A_SHINGLE + 1)
+    shingles = {" ".join(words[i : i + _WORDS_IN_A_SHINGLE]) for i in range(last)}
+    return _min_hash(shingles, permutations)
+
+
+def bands(values: np.ndarray, *, similarity: float) -> list[str]:
+    """The buckets of a signature: texts of this Jaccard similarity share one (99 % of them)."""
+    rows = rows_of_band(len(values), similarity)
+    return [
+        f"{start}:{hashing.digest(values[start : start + rows].tobytes().hex())}"
+        for start in range(0, len(values) - rows + 1, rows)
+    ]
+
+
+@lru_cache
+def rows_of_band(permutations: int, similarity: float) -> int:
+    """The most rows a band at which pairs of the similarity still meet."""
+    rows = 1
+    while 1 - (1 - similarity ** (rows + 1)) ** (permutations // (rows + 1)) >= _RECALL:
+        rows += 1
+    return rows
+
+
+def sketch(values: np.ndarray) -> bytes:
+    """The lowest byte of each MinHash value (b-bit MinHash, Li and König 2010)."""
+    return values.astype(np.uint8).tobytes()
+
+
+def estimated_similarity(first: bytes, second: bytes) -> float:
+    """Jaccard similarity by two sketches, without the bytes that agree by chance."""
+    one, two = np.frombuffer(first, np.uint8), np.frombuffer(second, np.uint8)
+    chance = 1 / 256
+    return max(0.0, (float(np.mean(one == two)) - chance) / (1 - chance))
+
+
+def followers(items: Iterable[_Item], like: Callable[[_Item, _Item], bool]) -> list[_Item]:
+    """The items, given in order, that are like an earlier item which is no follower itself."""
+    leaders: list[_Item] = []
+    found = []
+    for item in items:
+        if any(like(leader, item) for leader in leaders):
+            found.append(item)
+        elif len(leaders) < _MOST_LEADERS:
+            leaders.append(item)
+    return found
+
+
+def rouge_sketch(text: str, *, least: int) -> bytes:
+    """Four bytes a word for ROUGE-L, of the first words; b"" for a text of fewer than `least`."""
+    words = words_of(text)
+    if len(words) < least:
+        return b""
+    return b"".join(bytes.fromhex(hashing.digest(w, size=4)) for w in words[:_ROUGE_WORDS])
+
+
+def rouge_buckets(tokens: bytes) -> list[str]:
+    """Buckets in which texts of a high ROUGE-L meet.
+
+    ROUGE-L >= r means that the texts share at least r/2 of their words together: a Jaccard
+    similarity of the bags of words of r / (2 - r) or more, 0.54 for 0.7. Of such pairs 94 % meet.
+    """
+    words = _split(tokens)
+    seen: Counter[bytes] = Counter()
+    bag = set()
+    for word in words:
+        bag.add(f"{word.hex()}.{seen[word]}")
+        seen[word] += 1
+    values = _min_hash(bag, _ROUGE_BANDS * _ROUGE_ROWS)
+    return [
+        f"{band}:{values[_ROUGE_ROWS * band : _ROUGE_ROWS * (band + 1)].tobytes().hex()}"
+        for band in range(_ROUGE_BANDS)
+    ]
+
+
+def rouge_above(first: bytes, second: bytes, *, limit: float) -> bool:
+    """Whether ROUGE-L, the F measure of the longest common subsequence of words, is above."""
+    one, two = _split(first), _split(second)
+    least = limit * (len(one) + len(two)) / 2
+    if min(len(one), len(two)) <= least or (Counter(one) & Counter(two)).total() <= least:
+        return False
+    return longest_common_subsequence(one, two) > least
+
+
+def longest_common_subsequence(first: Sequence[bytes], second: Sequence[bytes]) -> int:
+    """Its length, by the bits of whole numbers (Hyyrö 2004)."""
+    places: dict[bytes, int] = {}
+    for place, word in enumerate(first):
+        places[word] = places.get(word, 0) | 1 << place
+    full = (1 << len(first)) - 1
+    row = full
+    for word in second:
+        matches = row & places.get(word, 0)
+        row = ((row + matches) | (row - matches)) & full
+    return len(first) - row.bit_count()
+
+
+def _split(tokens: bytes) -> list[bytes]:
+    return [tokens[i : i + 4] for i in range(0, len(tokens), 4)]
+
+
+def _min_hash(parts: set[str], permutations: int) -> np.ndarray:
+    state = RMinHash(num_perm=permutations, seed=1)
+    # Half of a character, which UTF-8 cannot write, is as good as a question mark here.
+    state.update([part.encode("utf-8", "replace").decode() for part in sorted(parts)])
+    return np.array(state.digest(), np.uint32)
