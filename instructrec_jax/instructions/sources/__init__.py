@@ -27,6 +27,7 @@ from instructrec_jax.instructions.sources import (
     python_topics,
     records,
     subtitles,
+    synthesised,
     text_files,
 )
 from instructrec_jax.instructions.sources.corpus import Corpus, Option, corpus_of
@@ -211,6 +212,15 @@ READERS = {
         documents=abc_tunes.documents,
         problems=abc_tunes.problems,
         files=input_files,
+    ),
+    "synthesised": Reader(
+        "Instructions that a model made of documents: build --synthesiser=CHECKPOINT writes them.",
+        kind=synthesised.KIND,
+        options=synthesised.OPTIONS,
+        units=synthesised.units,
+        documents=synthesised.documents,
+        problems=synthesised.problems,
+        files=synthesised.files,
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from instructrec_jax.instructions.tasks import text, translation
+from instructrec_jax.instructions.tasks import synthesised, text, translation
 from instructrec_jax.instructions.tasks.code_table import CODE_TASKS
 from instructrec_jax.instructions.tasks.task import Task
 from instructrec_jax.instructions.tasks.text_bank import TEXT_TASKS
@@ -105,4 +105,17 @@ TASKS = {
         target_source="parallel",
     ),
     **TEXT_TASKS,
+    "synthesised_pair": Task(
+        "What a model asks about a document, and its answer.",
+        ("synthesised",),
+        partial(synthesised.made, direction="pair"),
+        target_source="model",
+        target_in_input="allowed",
+    ),
+    "synthesised_instruction": Task(
+        "What a model says is asked where a document is the answer.",
+        ("synthesised",),
+        partial(synthesised.made, direction="instruction"),
+        target_source="model",
+    ),
 }
