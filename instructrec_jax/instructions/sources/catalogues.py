@@ -60,8 +60,8 @@ def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unre
 
     `span`: in a .po file the lines from msgid to the end of msgstr; in a .mo file, which has no
     lines, the message's number twice, and `sha256` is that of msgid, a newline and msgstr. Plural
-    forms, fuzzy and empty messages, copies of msgid, names in place of messages, and translations
-    with other placeholders than msgid are left out and counted.
+    forms, fuzzy and empty messages, messages without words, copies of msgid, names in place of
+    messages, and translations with other placeholders than msgid are left out and counted.
     """
     if unit[0] != FILE:
         yield from left_out(corpus, unit)
@@ -190,6 +190,8 @@ def _refusal(message: Message) -> str:
     if not message.string or not str(message.string).strip():
         return "untranslated"
     source, target = str(message.id), str(message.string)
+    if not any(map(str.isalpha, source)) or not any(map(str.isalpha, target)):
+        return "no_words"
     if source.strip() == target.strip():
         return "same_as_source"
     if _IDENTIFIER.fullmatch(source):

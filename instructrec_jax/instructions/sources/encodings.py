@@ -28,6 +28,8 @@ _SAMPLE_BYTES = 1 << 16
 _MOST_CHAOS = 0.1
 _LEAST_COHERENCE = 0.2
 _LEAST_WIDE_CHARACTERS = 8
+# A difference that says nothing of a text in letters: there the more common encoding is taken.
+_SAME_CHAOS = 0.02
 # How ISO-2022-JP goes into two-byte characters; its bytes look like ASCII.
 _SHIFTS = re.compile(rb"\x1b\$[@B]")
 # Control characters that no text holds; more than this share of them is no text.
@@ -120,7 +122,14 @@ def _likeliest(data: bytes) -> str:
         raise UndecodableError("uncertain_encoding", "give the option `encoding`")
     order = [*_SINGLE_BYTE, *_MULTI_BYTE]
     best = min(likely, key=lambda m: (m.chaos, -m.coherence, order.index(m.encoding)))
-    return best.encoding
+    if best.encoding in _MULTI_BYTE:
+        return best.encoding
+    close = [
+        match.encoding
+        for match in likely
+        if match.chaos <= best.chaos + _SAME_CHAOS and match.coherence >= best.coherence
+    ]
+    return min(close, key=order.index)
 
 
 def _is_sure(match: CharsetMatch) -> bool:
