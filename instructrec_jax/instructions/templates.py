@@ -1,9 +1,9 @@
 """The template bank: how the same question is put in many words.
 
 One file a task under `templates/`, one line a template: its id, its style and its text in Jinja's
-language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only. Closed
-choices are shown by one of the filters `inline`, `inline_chinese`, `listed` and `lettered`, or not
-at all; which, the choice of the template decides.
+language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only.
+Closed choices are shown by one of the filters `inline`, `inline_chinese`, `listed` and `lettered`,
+or not at all; which, the choice of the template decides.
 """
 
 import re
@@ -29,6 +29,8 @@ STYLES = ("imperative", "question", "terse", "polite", "search", "length", "form
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 # Shorter targets, such as the letter of a choice or a number, stand in any text by chance.
 _SHORTEST_SECRET = 3
+_HAN = re.compile(r"[\u4e00-\u9fff]")
+_WIDE_MARKS = re.compile(r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20“”]")
 _HIDDEN = "\ufffc"
 
 
@@ -106,8 +108,12 @@ class Template:
 
 
 def template_fields(draft: Draft) -> Mapping[str, Any]:
-    """What a template may use: the draft's fields and `target_words`, the target's length."""
-    return {**draft.fields, "target_words": len(draft.target.split())}
+    """What a template may use: the draft's fields and `target_words`, the target's length.
+
+    Of words set apart by spaces, and of Chinese characters.
+    """
+    words = len(_HAN.sub(" _ ", _WIDE_MARKS.sub(" ", draft.target)).split())
+    return {**draft.fields, "target_words": words}
 
 
 def tells_target(template: Template, draft: Draft) -> bool:

@@ -1,9 +1,9 @@
 import re
 
 import pytest
+from text_documents import all_documents
 
 from instructrec_jax.errors import DataError
-from instructrec_jax.instructions.construct import construct_unit
 from instructrec_jax.instructions.document import Context, Draft
 from instructrec_jax.instructions.sources import SOURCES
 from instructrec_jax.instructions.tasks import TASKS
@@ -13,46 +13,78 @@ from instructrec_jax.instructions.templates import (
     choose_template,
     held_out_templates,
     load_templates,
+    tells_target,
 )
 
 # Units that together give drafts of every task.
 UNITS = {
-    "python_code": [("textwrap.py",), ("heapq.py",), ("calendar.py",), ("colorsys.py",)],
+    "python_code": [("textwrap.py",), ("heapq.py",), ("calendar.py",), ("colorsys.py",),
+                    ("graphlib.py",), ("tomllib/_parser.py",)],
     "python_topics": [("assert",), ("calls",), ("integers",), ("with",)],
     "locale_names": [("territories", "100"), ("date", "0"), ("date_and_time", "0"),
                      ("measure", "0"), ("amount", "0"), ("relative_time", "0"), ("list", "0")],
 }  # fmt: skip
 
 
+# The languages of locale_names; a kind of document that no test here makes.
+LANGUAGES = ("de", "zh")
+UNMADE = ("synthesised",)
+# These hold the phrasings in Chinese that the project promises; translation and identification too.
+CHINESE = (
+    *("complete_passage", "document_function", "write_body", "summarise_docstring"),
+    *("name_topic", "open_topic", "summarise_passage", "summarise_record"),
+    *("rate_sentiment", "judge_sentiment", "classify_record", "relate_sentences"),
+    *("translate_dates", "translate_names", "translate_messages", "translate_sentences"),
+    *("identify_language", "identify_text_language"),
+)
+CLOSED = (
+    *("classify_bug", "classify_change", "predict_type", "identify_language"),
+    *("relate_sentences", "rate_sentiment", "judge_sentiment", "name_metre"),
+    *("choose_next_sentence", "identify_text_language"),
+)
+
+
 @pytest.fixture(scope="module")
-def real_drafts(sandbox, recipe):
-    """{task: [drafts]} of the real generators on real documents."""
+def real_drafts(sandbox):
+    """{task: [drafts]} of the real generators on real documents, and on a few made by hand."""
     units = UNITS | {"package_metadata": SOURCES["package_metadata"].units(())[:25]}
+    documents = all_documents() + [
+        document
+        for source, chosen in units.items()
+        for unit in chosen
+        for document in SOURCES[source].documents(unit, LANGUAGES, 0)
+    ]
     context = Context(seed=0, sandbox=sandbox)
     found = {task: [] for task in TASKS}
-    for source, chosen in units.items():
-        for unit in chosen:
-            for item in construct_unit(source, unit, recipe=recipe(), context=context):
-                for candidate in item.candidates:
-                    if not candidate.reason:
-                        found[candidate.task].append(candidate.draft)
+    for document in documents:
+        for name, task in TASKS.items():
+            if document.kind in task.kinds:
+                drafts = task.generate(document, context)
+                found[name] += [draft for draft in drafts if draft.target and not draft.rejected]
     return found
 
 
 def test_every_task_has_a_bank_in_several_styles_and_no_bank_is_an_orphan():
     assert {path.stem for path in FOLDER.iterdir()} == set(TASKS)
     for task in TASKS:
-        templates = load_templates(task)
-        assert len(templates) >= 8
+        templates = [t for t in load_templates(task) if t.style != "chinese"]
+        assert len(templates) >= 10
         assert len({template.text for template in templates}) == len(templates)
         styles = {template.style for template in templates}
         assert {"imperative", "question", "terse", "polite", "search"} <= styles
 
 
+def test_main_tasks_are_put_in_chinese_too():
+    for task in CHINESE:
+        chinese = [t for t in load_templates(task) if t.style == "chinese"]
+        assert len(chinese) >= 3
+        assert all(re.search("[\u4e00-\u9fff]", template.text) for template in chinese)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_template_renders_with_the_generators_fields(real_drafts, task):
     drafts = real_drafts[task]
-    assert drafts
+    assert drafts or set(TASKS[task].kinds) <= set(UNMADE)
     for template in load_templates(task):
         for draft in drafts[:20]:
             instruction, text = template.render(draft)
@@ -65,40 +97,107 @@ def test_every_template_renders_with_the_generators_fields(real_drafts, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_no_template_leaks_the_target(real_drafts, task):
-    # Closed choices stand in the instruction by design, a target of one sign may be a number, and
-    # what the input holds is no secret.
-    drafts = [
-        draft
-        for draft in real_drafts[task]
-        if not draft.options and len(draft.target) > 8 and draft.target not in draft.input
-    ]
+def test_no_template_tells_the_target(real_drafts, task):
     for template in load_templates(task):
-        for draft in drafts[:20]:
-            if "input" not in template.fields:
-                assert draft.target not in template.render(draft)[0]
+        for draft in real_drafts[task][:20]:
+            # What the material holds is no secret.
+            if draft.target not in draft.input:
+                assert not tells_target(template, draft), (template.id, draft.target)
 
 
-@pytest.mark.parametrize("task", ["classify_bug", "classify_change", "predict_type"])
+LABELS = ("positive", "negative", "neutral")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Say whether this is {{ options | inline }}.", False),
+        ("Is this positive, negative or neutral?", False),
+        ("Name the sentiment of: {{ input }}", False),
+        ("How do the positives compare?", False),
+        ("Is this positive?", True),
+        ("Say that this Positive text is {{ options | inline }}.", True),
+        ("Write a text; its sentiment is {{ label }}.", True),
+        ("Is it positive or neutral?", True),
+    ],
+)
+def test_planted_labels_are_found(tmp_path, text, told):
+    (template,) = bank(tmp_path, text)
+    fields = {"input": "A positive day.", "options": LABELS, "label": "positive"}
+    assert tells_target(template, Draft(fields, target="positive", options=LABELS)) is told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("Write the text called {{ input }}.", False),
+        ("Write the text called {{ input }}: {{ body }}", True),
+        ("It begins: THE SHIP   SAILED away. Go on.", False),
+        ("It says: the ship sailed. Write it.", True),
+    ],
+)
+def test_planted_targets_of_inverted_phrasings_are_found(tmp_path, text, told):
+    (template,) = bank(tmp_path, text)
+    fields = {"input": "Ships", "body": "The ship sailed."}
+    assert tells_target(template, Draft(fields, target="The ship sailed.")) is told
+
+
+def test_options_are_shown_in_several_forms(tmp_path):
+    draft = Draft({"input": "x", "options": ("a", "b", "c")}, target="a", options=("a", "b", "c"))
+    for name, shown in (
+        ("inline", "a, b or c"),
+        ("inline_chinese", "a、b或c"),
+        ("listed", "- a\n- b\n- c"),
+        ("lettered", "A. a\nB. b\nC. c"),
+    ):
+        (template,) = bank(tmp_path, f"{{{{ options | {name} }}}}")
+        assert template.render(draft)[0] == shown and template.shows_options
+    one = Draft({"input": "x", "options": ("a",)}, target="a", options=("a",))
+    (template,) = bank(tmp_path, "{{ options | inline }}{{ options | inline_chinese }}")
+    assert template.render(one)[0] == "aa"
+    many = tuple(map(str, range(30)))
+    (template,) = bank(tmp_path, "{{ options | lettered }}")
+    lines = template.render(Draft({"input": "x", "options": many}, target="1"))[0].split("\n")
+    assert lines[25:28] == ["Z. 25", "27. 26", "28. 27"]
+
+
+def test_lengths_count_words_and_chinese_characters(tmp_path):
+    (template,) = bank(tmp_path, "{{ target_words }}")
+    assert template.render(Draft({"input": ""}, target="two words"))[0] == "2"
+    assert template.render(Draft({"input": ""}, target="灯塔亮了。"))[0] == "4"
+    assert template.render(Draft({"input": ""}, target="用 T5 训练"))[0] == "4"
+
+
+@pytest.mark.parametrize("task", CLOSED)
 def test_options_are_shown_in_some_phrasings_and_not_in_others(real_drafts, task):
     shown = ["options" in template.fields for template in load_templates(task)]
     assert any(shown) and not all(shown)
     template = next(t for t in load_templates(task) if "options" in t.fields)
     draft = real_drafts[task][0]
-    assert all(option in template.render(draft)[0] for option in draft.options)
+    instruction = template.render(draft)[0]
+    assert all(option in instruction for option in draft.options)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_one_is_singular(real_drafts, task):
+    if not real_drafts[task]:
+        return
     draft = real_drafts[task][0]
     one = Draft({**draft.fields, "input": "x", "count": 1}, target="target")
     for template in load_templates(task):
         instruction, _ = template.render(one)
         # These tasks' targets always have several words or numbers.
-        if task not in ("list_parameters", "order_sentences", *_SEVERAL_WORDS):
+        if task not in (*_SEVERAL_ITEMS, *_SEVERAL_WORDS):
             assert not re.search(r"\b1 (?:\w+ )?\w+s\b", instruction), instruction
 
 
+_SEVERAL_ITEMS = (
+    "list_parameters",
+    "order_sentences",
+    "order_words",
+    "continue_tune",
+    "write_tests",
+)
 _SEVERAL_WORDS = ("document_class", "document_function", "extract_summary", "summarise_docstring")
 
 
