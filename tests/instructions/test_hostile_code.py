@@ -51,7 +51,7 @@ HOSTILE = {
     "huge_number": "return 10 ** 10 ** 7 + x",
     "infinite_value": "return iter(lambda: x, object)",
     "counting": "return map(str, iter(int, 1))",
-    "nested": "y = [x]\n    for i in range(10 ** 4):\n        y = [y]\n    return y",
+    "nested": "y = [x]\n    for i in range(10 ** 3):\n        y = [y]\n    return y",
     "format_escape": "return '{{0.__class__.__base__}}'.format(x)",
     "backtracking": "return len('a' * 40) if x else len('b')",
 }  # fmt: skip
