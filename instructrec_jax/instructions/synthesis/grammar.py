@@ -130,7 +130,7 @@ def _forms(traits: Traits) -> list[str]:
     found = ["options"] if traits.options else []
     if traits.target_format and not traits.options:
         found.append(traits.target_format)
-    if traits.target_prefix:
+    if traits.target_prefix and "\n" not in traits.target_prefix:
         found.append("prefix")
     if traits.target_words >= _LEAST_WORDS_FOR_LENGTH:
         found.append("words")
