@@ -65,6 +65,13 @@ def _build() -> ConfigDict:
     # Share of documents (not examples) that go to each split whole.
     build.validation_fraction = 0.02
     build.test_fraction = 0.1
+    # Styles of phrasings to use, out of STYLES in instructrec_jax/instructions/templates.py; () =
+    # every style, "chinese" included.
+    build.styles = ()
+    # Share of train examples that are shown one to three solved questions of their task, and the
+    # greatest length of the whole encoder text then, in characters.
+    build.demonstrations = 0.0
+    build.demonstration_characters = 1_500
     # Templates a task that training never sees, and tasks that training never sees.
     build.holdout_phrasings = 2
     build.holdout_tasks = ("fill_blanks",)
@@ -157,7 +164,7 @@ def _data() -> ConfigDict:
 def _model() -> ConfigDict:
     """Architecture by name, and how it is computed."""
     model = ConfigDict()
-    # A name in the table of instructrec_jax/model/config.py; "" = the architecture of `init`.
+    # A name in the table of instructrec_jax/model/families.py; "" = the architecture of `init`.
     model.name = "t5_1_1_base"
     model.dropout_rate = 0.0
     # "bfloat16" or "float32"; parameters, softmax, norms and loss are always float32.

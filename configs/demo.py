@@ -11,6 +11,7 @@ Result: README.md shows the table that this gives, the tasks where the model los
 from ml_collections import ConfigDict
 
 from configs import base
+from instructrec_jax.instructions.templates import STYLES
 
 
 def get_config() -> ConfigDict:
@@ -32,6 +33,8 @@ def get_config() -> ConfigDict:
     )
     config.build.holdout_tasks = ("translate_amounts",)
     config.build.languages = ("zh", "de", "ru")
+    # A small model learns the tasks, not a second language of instructions besides.
+    config.build.styles = tuple(style for style in STYLES if style != "chinese")
     config.build.max_examples_per_task = 5_000
     config.build.max_test_examples = 100
     config.build.test_fraction = 0.1

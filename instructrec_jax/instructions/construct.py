@@ -7,8 +7,14 @@ from typing import NamedTuple
 
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions import near_duplicates as near
+from instructrec_jax.instructions.demonstrations import (
+    LONGEST_DEMONSTRATION,
+    POOL,
+    Demonstration,
+    group_of,
+)
 from instructrec_jax.instructions.document import Context, Document, Draft, Unreadable
-from instructrec_jax.instructions.example import TEST
+from instructrec_jax.instructions.example import TEST, TRAIN
 from instructrec_jax.instructions.filters import Evaluation, rejection
 from instructrec_jax.instructions.flow import Emission, Run
 from instructrec_jax.instructions.phrasings import unseen_task
@@ -116,8 +122,23 @@ def construct(unit: NumberedUnit, run: Run) -> Iterator[Emission]:
         for candidate in made.candidates:
             tally.count("drafts", candidate.task)
         yield from _keys(place, made, recipe)
+        if made.split == TRAIN and recipe.demonstrations:
+            _propose_demonstrations(place, made, run)
         if made.candidates:
             yield "documents", place, made
+
+
+def _propose_demonstrations(place: str, made: DocumentDrafts, run: Run) -> None:
+    """Keep the first short drafts by hash of each task; decisions.py drops those refused later."""
+    for number, candidate in enumerate(made.candidates):
+        draft = candidate.draft
+        if not candidate.reason and len(draft.input) + len(draft.target) <= LONGEST_DEMONSTRATION:
+            run.tally.keep(
+                "demonstration", candidate.task,
+                order=f"{candidate.identity}.{place}.{number}",
+                value=Demonstration(draft, group_of(made.document), candidate.identity),
+                most=POOL,
+            )  # fmt: skip
 
 
 def construct_unit(

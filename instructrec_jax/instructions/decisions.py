@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.construct import DocumentKey, DraftKey
+from instructrec_jax.instructions.demonstrations import POOL, Demonstration
 from instructrec_jax.instructions.example import SPLITS, TEST, TRAIN, VALIDATION
 from instructrec_jax.instructions.flow import Emission, Group, Run
 from instructrec_jax.instructions.phrasings import Phrasings
@@ -21,6 +22,8 @@ from instructrec_jax.instructions.tally import Tally
 # Held-out data comes first: where two splits share something, train loses it.
 PRECEDENCE = {TEST: 0, VALIDATION: 1, TRAIN: 2}
 EXAMPLES_PER_SHARD = 20_000
+# Names of drafts that are left, kept for each that may be shown: long ones are never shown.
+_SURVIVORS_PER_DEMONSTRATION = 8
 
 
 class Verdict(NamedTuple):
@@ -135,6 +138,10 @@ def survivors(key: str, group: Group, run: Run) -> Iterator[Emission]:
             "smallest", draft.task, draft.split, draft.label,
             order=draft.identity, value=None, most=cap,
         )  # fmt: skip
+    if draft.split == TRAIN and run.recipe.demonstrations:
+        order = f"{draft.identity}.{draft.place}.{draft.number}"
+        most = POOL * _SURVIVORS_PER_DEMONSTRATION
+        run.tally.keep("demonstrable", draft.task, order=order, value=None, most=most)
     yield "kept", draft.place, Kept(draft.number, draft.label)
 
 
@@ -143,12 +150,14 @@ class Bounds:
     """What the whole says on each draft that is left.
 
     `shares`: of the drafts of a (task, label), by hash, the share that is kept; `last`: the last
-    identity of a (task, split) within its cap; `shards`: the number of files of each split.
+    identity of a (task, split) within its cap; `shards`: the number of files of each split;
+    `pools`: of each task the drafts that demonstrations are chosen from.
     """
 
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
     last: dict[tuple[str, str], str] = field(default_factory=dict)
     shards: dict[str, int] = field(default_factory=dict)
+    pools: dict[str, tuple[Demonstration, ...]] = field(default_factory=dict)
 
     def objection(self, task: str, split: str, label: str, identity: str) -> str:
         """Why the draft is refused, "" if it is not."""
@@ -191,7 +200,17 @@ def bounds_of(recipe: Recipe, tally: Tally) -> Bounds:
             count = min(len(identities), cap)
         examples[split] += count * phrasings.number(task, split)
     shards = {split: max(1, -(-count // EXAMPLES_PER_SHARD)) for split, count in examples.items()}
-    return Bounds(shares, last, shards)
+    return Bounds(shares, last, shards, _pools(recipe, tally))
+
+
+def _pools(recipe: Recipe, tally: Tally) -> dict[str, tuple[Demonstration, ...]]:
+    """Of each task the proposed demonstrations that no stage refused."""
+    pools = {}
+    for task in recipe.chosen_tasks:
+        sound = {order for order, _ in tally.first.get(("demonstrable", task), ())}
+        proposed = tally.first.get(("demonstration", task), ())
+        pools[task] = tuple(item for order, item in proposed if order in sound)
+    return pools
 
 
 def label_shares(counts: Counter[str], ratio: float) -> dict[str, float]:

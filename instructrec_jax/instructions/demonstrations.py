@@ -8,22 +8,30 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from instructrec_jax.instructions import hashing
-from instructrec_jax.instructions.document import Draft
+from instructrec_jax.instructions.document import Document, Draft
 from instructrec_jax.instructions.example import InstructionExample, encoder_text
 from instructrec_jax.instructions.templates import Template
 
 # An example that is shown demonstrations gets one to so many.
 MOST_DEMONSTRATIONS = 3
+# Drafts of each task that demonstrations are chosen from, and the longest of them in characters.
+POOL = 32
+LONGEST_DEMONSTRATION = 600
 _ANSWER = "Answer:"
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A draft of the train split; `document` tells its document, `identity` the draft itself."""
+    """A draft of the train split; `document` is its document's group, `identity` its own name."""
 
     draft: Draft
     document: str
     identity: str
+
+
+def group_of(document: Document) -> str:
+    """What tells documents apart whose drafts may be shown with one another."""
+    return document.group or document.identity
 
 
 def demonstration_count(example: str, *, share: float, seed: int) -> int:
@@ -48,9 +56,10 @@ def with_demonstrations(
 
     Args:
         example: the question; its input stays where it is, behind its own instruction.
-        pool: train drafts of the example's task. Those of the example's own document, and those
-            that ask or answer the same, are never shown; nor is any shown twice.
-        document: what tells the example's document, as in `Demonstration.document`.
+        pool: train drafts of the example's task. Those of the example's own group, and those
+            that ask the same or, but for closed choices, answer the same, are never shown; nor is
+            any shown twice.
+        document: the group of the example's document, as in `Demonstration.document`.
         template: of the example; the demonstrations are phrased by it too.
         count: at most so many.
         budget: greatest length of the whole encoder text. A demonstration that does not fit is
@@ -62,14 +71,16 @@ def with_demonstrations(
         (item for item in pool if item.document != document),
         key=lambda item: hashing.digest(seed, "demonstration", example.id, item.identity),
     )
-    material = example.input or example.material
+    question, answer = _plain(example.input or example.material), _plain(example.target)
     shown: list[str] = []
-    seen = {(_plain(material), _plain(example.target))}
+    seen: set[tuple[str, str]] = set()
     for item in ranked:
         if len(shown) == count:
             break
         asked = _plain(item.draft.input), _plain(item.draft.target)
-        if asked in seen or (asked[0] and asked[0] == _plain(material)):
+        same_question = asked[0] and asked[0] == question
+        same_answer = asked[1] == answer and not example.options
+        if same_question or same_answer or asked in seen:
             continue
         block = _solved(item.draft, template)
         text = encoder_text(_joined([*shown, block], example.instruction), example.input)

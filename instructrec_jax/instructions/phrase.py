@@ -8,6 +8,11 @@ from typing import Any
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.construct import Candidate, DocumentDrafts
 from instructrec_jax.instructions.decisions import Bounds, Kept, Verdict
+from instructrec_jax.instructions.demonstrations import (
+    demonstration_count,
+    group_of,
+    with_demonstrations,
+)
 from instructrec_jax.instructions.example import (
     TRAIN,
     InstructionExample,
@@ -74,12 +79,30 @@ def _phrased(made: DocumentDrafts, candidate: Candidate, run: Run) -> Iterator[E
     chosen = run.phrasings.choose(candidate.task, made.split, candidate.identity)
     for holdout, number, template in chosen:
         example = _example(made, candidate, run, template, holdout, holdout or str(number))
+        if made.split == TRAIN and run.recipe.demonstrations:
+            example = _few_shot(example, made, template, run)
         order = hashing.digest(run.recipe.seed, "order", example.id)
         _count_example(example, template, order, run)
         shards = run.side.shards[made.split]
         place = int(int(order, 16) * shards >> 4 * len(order))
         line = json_line(example.to_record()).encode("utf-8", "surrogatepass")
         yield "lines", shard_name(made.split, place, shards), (order + example.id, line)
+
+
+def _few_shot(
+    example: InstructionExample, made: DocumentDrafts, template: Template, run: Run
+) -> InstructionExample:
+    """The example with solved questions in front, for the recipe's share of examples."""
+    recipe = run.recipe
+    return with_demonstrations(
+        example,
+        run.side.pools[example.task],
+        document=group_of(made.document),
+        template=template,
+        count=demonstration_count(example.id, share=recipe.demonstrations, seed=recipe.seed),
+        budget=recipe.demonstration_characters,
+        seed=recipe.seed,
+    )
 
 
 def _rejected(made: DocumentDrafts, candidate: Candidate, run: Run) -> dict[str, Any]:

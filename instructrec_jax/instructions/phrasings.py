@@ -27,7 +27,9 @@ class Phrasings:
     @classmethod
     def of(cls, recipe: Recipe) -> "Phrasings":
         """Read the templates of every chosen task."""
-        templates = {task: load_templates(task) for task in recipe.chosen_tasks}
+        templates = {
+            task: load_templates(task, styles=recipe.styles) for task in recipe.chosen_tasks
+        }
         held_out = {
             task: ()
             if unseen_task(task, recipe)

@@ -12,7 +12,7 @@ from instructrec_jax.instructions.sources import READERS, SOURCES, kind_of
 from instructrec_jax.instructions.sources.corpus import corpus_of, entry_problems
 from instructrec_jax.instructions.sources.locale_names import is_known_language
 from instructrec_jax.instructions.tasks import TASKS
-from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.instructions.templates import STYLES, load_templates
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class Recipe:
     execution_seconds: float
     execution_mebibytes: int
     filters: FilterSettings = FilterSettings()
+    styles: tuple[str, ...] = ()
+    demonstrations: float = 0.0
+    demonstration_characters: int = 1_500
 
     def __post_init__(self) -> None:
         # Configs hand in their own kind of mapping.
@@ -90,6 +93,7 @@ class Recipe:
         found += _unknown("build.sources", self.sources, (*SOURCES, *named))
         found += _unknown("build.tasks", self.tasks, TASKS)
         found += _unknown("build.holdout_tasks", self.holdout_tasks, TASKS)
+        found += _unknown("build.styles", self.styles, STYLES)
         found += [
             f"build.languages: {code!r} is no CLDR locale"
             for code in self.languages
@@ -111,7 +115,10 @@ class Recipe:
             for name in orphans
         ]
         for name in self.chosen_tasks:
-            bank = len(load_templates(name))
+            bank = len(load_templates(name, styles=self.styles))
+            if not bank:
+                found.append(f"build.styles: {name} has no template of {', '.join(self.styles)}")
+                continue
             if name not in self.holdout_tasks and self.holdout_phrasings >= bank:
                 found.append(
                     f"build.holdout_phrasings: {self.holdout_phrasings} leaves no template of "
@@ -155,15 +162,20 @@ class Recipe:
                 ("max_test_examples", 0),
                 ("validation_fraction", 0),
                 ("test_fraction", 0),
+                ("demonstrations", 0),
+                ("demonstration_characters", 1),
                 ("execution_mebibytes", 64),
             )
             if getattr(self, key) < least
         ]
-        for key in ("validation_fraction", "test_fraction", "execution_seconds"):
+        fractions = ("validation_fraction", "test_fraction", "demonstrations")
+        for key in (*fractions, "execution_seconds"):
             if not math.isfinite(getattr(self, key)):
                 found.append(f"build.{key}: {getattr(self, key)} is no number")
         if self.validation_fraction + self.test_fraction >= 1:
             found.append("build.validation_fraction and build.test_fraction leave nothing to train")
+        if self.demonstrations > 1:
+            found.append(f"build.demonstrations: {self.demonstrations} is above 1, all examples")
         if self.execution_seconds <= 0:
             found.append("build.execution_seconds must be above 0")
         return found

@@ -140,8 +140,10 @@ def _holds(text: str, part: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
 
 
-def load_templates(task: str, *, folder: Path = FOLDER) -> tuple[Template, ...]:
-    """The templates of a task in the order of its file.
+def load_templates(
+    task: str, *, styles: tuple[str, ...] = (), folder: Path = FOLDER
+) -> tuple[Template, ...]:
+    """The templates of a task, of the given styles (() = all), in the order of its file.
 
     Raises:
         DataError: no such file, not TOML, an unknown style, an id that comes twice, or a template
@@ -167,7 +169,7 @@ def load_templates(task: str, *, folder: Path = FOLDER) -> tuple[Template, ...]:
         template = Template(id=name, style=entry["style"], text=entry["text"], file=str(path))
         assert template.fields is not None
         templates[name] = template
-    return tuple(templates.values())
+    return tuple(t for t in templates.values() if not styles or t.style in styles)
 
 
 def held_out_templates(

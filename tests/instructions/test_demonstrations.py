@@ -1,8 +1,11 @@
+import gzip
+import json
 from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_runner import run_in_memory
 
 from instructrec_jax.instructions.demonstrations import (
     MOST_DEMONSTRATIONS,
@@ -106,12 +109,23 @@ def test_the_budget_may_be_of_tokens():
         (Demonstration(Draft({"input": "8"}, target="16"), document="d7", identity="a"),),
         (Demonstration(Draft({"input": " 7 "}, target="14"), document="d", identity="b"),),
         (Demonstration(Draft({"input": "7"}, target="15"), document="d", identity="c"),),
+        # Another question with the same answer, which is no closed choice.
+        (Demonstration(Draft({"input": "15-1"}, target="14"), document="d", identity="e"),),
     ],
 )
 def test_nothing_that_gives_the_answer_away_is_shown(pool):
     example = question()
     options = {"document": "d7", "template": BELOW, "count": 3, "budget": 999, "seed": 0}
     assert with_demonstrations(example, pool, **options) == example
+
+
+def test_closed_choices_may_be_shown_with_the_same_answer():
+    example = replace(question(), target="even", options=("even", "odd"))
+    pool = [Demonstration(Draft({"input": "8"}, target="even"), document="d", identity="a")]
+    few = with_demonstrations(
+        example, pool, document="e", template=BELOW, count=1, budget=99, seed=0
+    )
+    assert "Answer: even" in few.instruction
 
 
 def test_choice_hangs_on_seed_and_example():
@@ -129,3 +143,60 @@ def test_a_share_of_the_examples_gets_one_to_three():
     assert 0.26 < sum(map(bool, counts)) / len(counts) < 0.34
     assert not any(demonstration_count(f"t-{n}", share=0.0, seed=0) for n in range(99))
     assert all(demonstration_count(f"t-{n}", share=1.0, seed=0) for n in range(99))
+
+
+def test_a_build_shows_train_questions_to_train_questions_alone(recipe):
+    few = recipe(
+        sources=("python_topics",),
+        tasks=("name_topic", "restore_punctuation", "order_words"),
+        styles=("imperative", "question", "terse"),
+        demonstrations=0.5,
+        demonstration_characters=1_200,
+    )
+    examples = built(few)
+    plain = {example["id"]: example for example in built(replace(few, demonstrations=0.0))}
+    assert {example["id"] for example in examples} == set(plain)
+    held_out = {e["target"] for e in examples if e["split"] != "train"}
+    shown = 0
+    for example in examples:
+        own = plain[example["id"]]
+        instruction = example["instruction"]
+        assert instruction.endswith(own["instruction"])
+        assert {**example, "instruction": ""} == {**own, "instruction": ""}
+        if instruction == own["instruction"]:
+            continue
+        shown += 1
+        assert example["split"] == "train"
+        front = instruction[: -len(own["instruction"])]
+        answers = [part.split("\n")[0] for part in front.split("\nAnswer: ")[1:]]
+        assert 1 <= len(answers) <= MOST_DEMONSTRATIONS
+        # Titles are the same in several splits by nature; sentences are not.
+        assert example["task"] == "name_topic" or not held_out & set(answers)
+        assert example["target"] not in answers
+        assert len(instruction) + len(example["input"]) <= 1_200
+    train = sum(example["split"] == "train" for example in examples)
+    assert 0.3 * train < shown < 0.6 * train
+
+
+def built(recipe):
+    _, files = run_in_memory(recipe)
+    return [
+        json.loads(line)
+        for name in sorted(files)
+        if name.startswith(("train", "validation", "test"))
+        for line in gzip.decompress(files[name]).splitlines()
+    ]
+
+
+def test_settings_that_cannot_be_followed(recipe):
+    problems = recipe(demonstrations=1.5, demonstration_characters=0, styles=("rude",)).problems()
+    assert [line.split(":")[0].split(" is")[0] for line in problems] == [
+        "build.styles",
+        "build.demonstration_characters",
+        "build.demonstrations",
+    ]
+    assert recipe(styles=("imperative", "chinese"), demonstrations=1.0).problems() == [
+        line
+        for line in recipe(styles=("imperative", "chinese")).problems()
+        if "holdout_phrasings" in line
+    ]
