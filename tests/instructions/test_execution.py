@@ -1,6 +1,8 @@
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,6 +70,32 @@ def test_endless_loop_ends_by_steps_and_by_time(sandbox):
     assert outcomes(sandbox, "return sum(range(10 ** 12))") == [Outcome("timeout", "")]
     assert time.monotonic() - start < 6
     assert outcomes(sandbox, "return 1") == [Outcome("ok", "1")]
+
+
+def test_a_busy_machine_changes_nothing(sandbox):
+    """Computing time ends a call, not the time that others take from it."""
+    outcomes(sandbox, "return 1")
+    server = sandbox._servers[0]._process.pid
+    children = Path(f"/proc/{server}/task/{server}/children")
+    if not children.exists():
+        pytest.skip("this kernel does not list a process's children")
+    held = []
+
+    def hold_up():
+        while not held:
+            held.extend(int(number) for number in children.read_text().split())
+        os.kill(held[0], signal.SIGSTOP)
+        # Longer than the call may compute.
+        time.sleep(1.0)
+        os.kill(held[0], signal.SIGCONT)
+
+    disturbing = threading.Thread(target=hold_up)
+    disturbing.start()
+    start = time.monotonic()
+    results = outcomes(sandbox, "return sum(range(4 * 10 ** 6))")
+    disturbing.join()
+    assert results == [Outcome("ok", "7999998000000")]
+    assert time.monotonic() - start > 0.9
 
 
 def test_memory_and_huge_output(sandbox):

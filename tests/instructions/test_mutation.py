@@ -5,13 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_jax.instructions.mutation import MISTAKES, sample_mutants
+from instructrec_jax.instructions.mutation import (
+    ALL_MISTAKES,
+    MISTAKES,
+    RARER_MISTAKES,
+    sample_mutants,
+)
 
 
 def mutants(code):
     """The mutants of many samples: every one of a short function."""
     seeds = (random.Random(seed) for seed in range(60))
-    found = [m for seed in seeds for m in sample_mutants(code, count=len(MISTAKES), choose=seed)]
+    count = len(ALL_MISTAKES)
+    found = [
+        m
+        for seed in seeds
+        for m in sample_mutants(code, count=count, choose=seed, kinds=ALL_MISTAKES)
+    ]
     return list(dict.fromkeys(found))
 
 
@@ -35,6 +45,13 @@ def changes(code):
         ("if not a: pass", "negated condition", "if a: pass"),
         ("if a: pass", "negated condition", "if not a: pass"),
         ("while a(b): pass", "negated condition", "while not a(b): pass"),
+        ("return b(a, 1)", "swapped arguments", "return b(1, a)"),
+        ("return b(3, a, k=2)", "swapped arguments", "return b(a, 3, k=2)"),
+        ("return a is None", "wrong constant", "return a is False"),
+        ("return b(k=True)", "wrong constant", "return b(k=False)"),
+        ("return a and (b)", "wrong connective", "return a or (b)"),
+        ("while a: break", "missing jump", "while a: pass"),
+        ("for a in b: continue", "missing jump", "for a in b: pass"),
     ],
 )
 def test_each_kind_of_mistake(line, kind, after):
@@ -54,6 +71,11 @@ def test_each_kind_of_mistake(line, kind, after):
         ("x = {3: a}", "off by one"),
         ("return a[0x10]", "off by one"),
         ("return self.a", "wrong name"),
+        ("return max(a, b)", "swapped arguments"),
+        ("return b(a, a)", "swapped arguments"),
+        ("return b(*a, b)", "swapped arguments"),
+        ("return 'True'", "wrong constant"),
+        ("return a and b and a", "wrong connective"),
     ],
 )
 def test_what_is_left_alone(line, kind):
@@ -85,7 +107,8 @@ def median(data, *, low=False):
 
 def test_all_mutants_parse_and_differ_in_one_line():
     found = mutants(FUNCTION)
-    assert {mutant.kind for mutant in found} == set(MISTAKES) and len(found) > 20
+    present = set(MISTAKES) | {"wrong constant", "wrong connective"}
+    assert {mutant.kind for mutant in found} == present and len(found) > 20
     for mutant in found:
         assert ast.dump(ast.parse(mutant.code)) != ast.dump(ast.parse(FUNCTION))
         old, new = FUNCTION.split("\n"), mutant.code.split("\n")
@@ -93,6 +116,21 @@ def test_all_mutants_parse_and_differ_in_one_line():
         assert differing == [mutant.line]
         assert old[mutant.line - 1].strip() == mutant.before
         assert new[mutant.line - 1].strip() == mutant.after
+        if mutant.removed:
+            assert mutant.removed in mutant.before and mutant.inserted in mutant.after
+
+
+def test_a_missing_await():
+    code = "async def f(a):\n    return await a(1)\n"
+    (mutant,) = (m for m in mutants(code) if m.kind == "missing await")
+    assert (mutant.line, mutant.after, mutant.removed) == (2, "return a(1)", "await")
+
+
+def test_rarer_mistakes_are_sampled_only_when_asked_for():
+    for seed in range(20):
+        for kinds in (None, RARER_MISTAKES):
+            sampled = sample_mutants(FUNCTION, count=9, choose=random.Random(seed), kinds=kinds)
+            assert {m.kind for m in sampled} <= set(kinds or MISTAKES)
 
 
 @settings(max_examples=30, deadline=None)

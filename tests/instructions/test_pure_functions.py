@@ -3,7 +3,11 @@ import random
 
 import pytest
 
-from instructrec_jax.instructions.pure_functions import pure_function, sample_arguments
+from instructrec_jax.instructions.pure_functions import (
+    examined,
+    pure_function,
+    sample_arguments,
+)
 from instructrec_jax.instructions.sources import python_code
 
 
@@ -57,6 +61,22 @@ def test_what_is_not_pure(body):
 )
 def test_functions_that_cannot_be_called_alone(source):
     assert pure_function(content(source)) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def f(x):\n    return open(x)\n", "name"),
+        ("def f(x):\n    import os\n    return x\n", "statement"),
+        ("async def f(x):\n    return x\n", "statement"),
+        ("def f(x):\n    return x.__class__\n", "attribute"),
+        ("def f():\n    return 1\n", "signature"),
+        ("def f(x):\n" + "    x += 1\n" * 30 + "    return x\n", "length"),
+        ("class f(list):\n    x = 1\n", ""),
+    ],
+)
+def test_why_a_function_is_not_run(source, reason):
+    assert examined(content(source)) == reason
 
 
 def test_methods_are_left_out():

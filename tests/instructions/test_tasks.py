@@ -118,7 +118,7 @@ def test_methods_are_listed_without_self(drafts_of, code_document):
 
 def test_mistakes_name_the_line_and_the_fix(drafts_of, clip):
     drafts = drafts_of("find_bug", clip)
-    assert len(drafts) == 2
+    assert len(drafts) == 3
     original = f"{HEADER}\n{BODY}".split("\n")
     for draft in drafts:
         number, wrong, right = re.fullmatch(
@@ -129,13 +129,24 @@ def test_mistakes_name_the_line_and_the_fix(drafts_of, clip):
         assert original[int(number) - 1].strip() == right
         assert sum(a != b for a, b in zip(mutated, original, strict=True)) == 1
     kinds = drafts_of("classify_bug", clip)
-    assert [draft.input for draft in kinds] == [drafts[0].input]
-    assert set(kinds[0].options) == set(MISTAKES) and kinds[0].target in MISTAKES
+    assert (
+        len(kinds) == 1 and set(kinds[0].options) == set(MISTAKES) and kinds[0].target in MISTAKES
+    )
     changes = drafts_of("classify_change", clip)
-    assert [draft.input for draft in changes] == [
-        f"- {right}\n+ {wrong}"
-        for wrong, right in (re.findall("`(.*?)`", draft.target) for draft in drafts)
-    ]
+    assert len(changes) == 2
+    for change in changes:
+        right, wrong = re.fullmatch(r"- (.*)\n\+ (.*)", change.input).groups()
+        assert right in [line.strip() for line in original]
+        assert wrong not in [line.strip() for line in original]
+        assert change.target in MISTAKES
+    assert changes[0].target == kinds[0].target
+
+
+def test_functions_that_are_not_run_have_mistakes_of_rarer_kinds_too(drafts_of, code_document):
+    code = "def f(self, a, b):\n    if a and b > 2:\n        self.g(a, b)\n    return True\n"
+    document = code_document(code)
+    assert len(drafts_of("find_bug", document)) == 3
+    assert len(drafts_of("classify_change", document)) == 2
 
 
 def test_doctests(drafts_of, clip):

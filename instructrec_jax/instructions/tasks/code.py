@@ -165,7 +165,7 @@ def find_bug(document: Document, context: Context) -> Iterator[Draft]:
         mutants = [run.mutant for run in runs if run.mutant is not None]
     else:
         mutants = _mistakes(document, context)
-        mutants += _rarer_mistakes(document, context) if mutants else []
+        mutants = [*mutants, *_rarer_mistakes(document, context)] if mutants else []
     for mutant in mutants:
         target = f"Line {mutant.line}: `{mutant.after}` should be `{mutant.before}`."
         yield Draft({"input": mutant.code, "name": document.content["name"]}, target=target)

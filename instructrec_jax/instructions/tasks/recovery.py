@@ -196,5 +196,5 @@ def _is_about(comment: str, statement: str) -> bool:
         return False
     if len(comment.split()) <= _COMMENT_WORDS or _NOT_ABOUT_CODE.search(comment):
         return False
-    code = " ".join(re.findall(r"[a-z]{3,}", statement.lower()))
+    code = " ".join(re.findall(r"[a-z]{3,}", statement.lower().removeprefix("return ")))
     return any(word[:5] in code for word in words)
