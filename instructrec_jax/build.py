@@ -19,7 +19,12 @@ a task of your own from its examples (docs/instruction_design.md):
         --propose_instructions=reviews.csv --checkpoint=runs/mine
 
 Writes OUTPUT (dataset.json, shards of JSON lines, rejected.jsonl.gz, datasheet.html, tokenizer/).
-The same recipe and raw files give the same bytes, whatever the number of processes.
+The same recipe and raw files give the same bytes, whatever the number of processes; a build that
+was killed goes on when it is run again. On Apache Beam (pip install 'instructrec_jax[beam]') it is
+the same dataset; docs/scaling_a_build.md says what is needed:
+
+    python -m instructrec_jax.build --config=configs/base.py --output=/shared/mine \
+        --runner=beam --beam_options=--runner=FlinkRunner
 """
 
 from pathlib import Path
@@ -28,7 +33,7 @@ from absl import flags
 
 from instructrec_jax.command_line import loaded_config, run, say
 from instructrec_jax.errors import ConfigError
-from instructrec_jax.instructions.building import build_from_config
+from instructrec_jax.instructions.building import RUNNERS, build_from_config
 from instructrec_jax.instructions.sources import READERS
 from instructrec_jax.instructions.sources.corpus import corpora_from_flags
 from instructrec_jax.instructions.synthesis.backward import write_turned_round
@@ -49,6 +54,12 @@ _CORPUS = flags.DEFINE_multi_string(
     "written a|b, a field map name:column|name:column.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the dataset to write.")
+_RUNNER = flags.DEFINE_enum(
+    "runner", "local", RUNNERS, "Who does the work: processes of this machine, or Apache Beam."
+)
+_BEAM_OPTIONS = flags.DEFINE_multi_string(
+    "beam_options", [], "An option of Beam's own, such as --runner=FlinkRunner; may be repeated."
+)
 _SYNTHESISER = flags.DEFINE_string(
     "synthesiser",
     None,
@@ -105,7 +116,9 @@ def main() -> None:
         judge = load_judge(_CHECKPOINT.value) if _CHECKPOINT.value else synthesiser
         settings = SynthesisSettings(seed=config.seed, documents=_DOCUMENTS.value)
         add_synthesised_corpus(config, Path(output), Synthesis(synthesiser, judge, settings), say)
-    summary = build_from_config(config, Path(output), say)
+    summary = build_from_config(
+        config, Path(output), say, runner=_RUNNER.value, beam_options=_BEAM_OPTIONS.value
+    )
     say()
     say(f"dataset    {summary.output}")
     say(f"datasheet  {summary.output / 'datasheet.html'}")

@@ -74,7 +74,7 @@ def _pipeline(pipeline: beam.Pipeline, recipe: Recipe, *, files: str, counted: s
         outputs.append((stage.gives, given))
         tallies.append(given[_TALLY])
     written = tuple(given[FILES] for gives, given in outputs if FILES in gives)
-    written | "files" >> beam.Flatten() | "write" >> beam.MapTuple(_write, folder=files)
+    written | "files" >> beam.Flatten() | "write" >> beam.Map(_write, folder=files)
     (
         tuple(tallies)
         | "counts" >> beam.Flatten()
@@ -102,30 +102,18 @@ class _Function(beam.DoFn):
     """What both kinds of step share: the run of a process, and counts that leave with a bundle."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._run: Run | None = None
-
-    def setup(self) -> None:
-        self._run = Run(self._recipe)
+        self.run = Run(recipe)
 
     def start_bundle(self) -> None:
-        assert self._run is not None
-        self._run.tally = Tally()
+        self.run.tally = Tally()
 
     def finish_bundle(self) -> Iterator[Any]:
-        assert self._run is not None
         window = GlobalWindow()
-        value = WindowedValue(self._run.tally, window.max_timestamp(), [window])
+        value = WindowedValue(self.run.tally, window.max_timestamp(), [window])
         yield beam.pvalue.TaggedOutput(_TALLY, value)
 
     def teardown(self) -> None:
-        if self._run is not None:
-            self._run.close()
-
-    @property
-    def run(self) -> Run:
-        assert self._run is not None
-        return self._run
+        self.run.close()
 
 
 class _Construct(_Function):
@@ -166,12 +154,13 @@ def _side(tally: Tally, stage: Stage, recipe: Recipe) -> Any:
     return stage.side(recipe, tally)
 
 
-def _write(name: str, contents: bytes, folder: str) -> None:
+def _write(file: tuple[str, bytes], folder: str) -> None:
+    name, contents = file
     path = FileSystems.join(folder, name)
-    with FileSystems.create(path, compression_type="uncompressed") as file:
-        file.write(contents)
+    with FileSystems.create(path, compression_type="uncompressed") as opened:
+        opened.write(contents)
 
 
 def _write_counts(tally: Tally, path: str) -> None:
-    with FileSystems.create(path, compression_type="uncompressed") as file:
-        file.write(pickle.dumps(tally))
+    with FileSystems.create(path, compression_type="uncompressed") as opened:
+        opened.write(pickle.dumps(tally))

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from glob import glob
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from instructrec_jax.instructions.templates import FOLDER
 
 _GENERATORS = Path(__file__).parent
 # What the text of a dataset depends on, and what that of the user's own corpora does besides.
-_LIBRARIES = ("babel", "sentencepiece", "jinja2")
+_LIBRARIES = ("babel", "sentencepiece", "jinja2", "rensa")
 _READING_LIBRARIES = ("charset-normalizer", "lxml", "markdown-it-py", "pyarrow")
 
 
@@ -37,6 +38,11 @@ def recipe_record(
         },
         "tokenizer": tokenizer_sha256,
     }
+    if recipe.filters.decontaminate:
+        ingredients["evaluation files"] = {
+            path: files_digest(Path("/"), map(Path.absolute, _files(path)))
+            for path in recipe.filters.decontaminate
+        }
     if "package_metadata" in recipe.used_sources:
         ingredients["installed packages"] = packages_digest(metadata.distributions())
     corpora = {
@@ -66,6 +72,12 @@ def files_digest(folder: Path, files: Iterable[Path]) -> str:
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+def _files(path: str) -> Iterator[Path]:
+    """The files of a glob, of folders their data."""
+    for found in map(Path, glob(path)):
+        yield from found.rglob("*.jsonl.gz") if found.is_dir() else [found]
 
 
 def packages_digest(packages: Iterable[metadata.Distribution]) -> str:

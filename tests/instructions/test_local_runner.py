@@ -1,0 +1,132 @@
+"""A build on disk, in processes: the same as in memory, and after being killed."""
+
+import contextlib
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from memory_runner import run_in_memory
+
+from instructrec_jax.instructions import spool
+from instructrec_jax.instructions.filters import FilterSettings
+from instructrec_jax.instructions.local_runner import run_locally
+from instructrec_jax.instructions.tally import Tally
+
+CHANGES = {
+    "sources": ("python_topics", "locale_names"),
+    "languages": ("de",),
+    "tasks": ("name_topic", "complete_passage", "translate_dates", "identify_language"),
+    "max_documents_per_source": 90,
+    "max_examples_per_task": 40,
+    "filters": FilterSettings(rejects_written=0),
+}
+
+
+@contextlib.contextmanager
+def no_bar(title, total):
+    yield lambda steps: None
+
+
+def run_here(recipe, folder, processes=1):
+    (folder / "files").mkdir(parents=True, exist_ok=True)
+    tally = run_locally(
+        recipe, processes=processes, folder=folder, files=folder / "files",
+        bar=no_bar, said=lambda source, part: None,
+    )  # fmt: skip
+    return tally, {path.name: path.read_bytes() for path in (folder / "files").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def made(recipe):
+    return recipe(**CHANGES)
+
+
+@pytest.fixture(scope="module")
+def finished(made, tmp_path_factory):
+    return run_here(made, tmp_path_factory.mktemp("one"))
+
+
+def test_files_and_counts_are_those_of_a_build_in_memory(recipe, tmp_path):
+    made = recipe(**CHANGES | {"max_documents_per_source": 0, "sources": ("python_topics",)})
+    tally, files = run_here(made, tmp_path)
+    expected, written = run_in_memory(made)
+    assert files == written and len(files) > 3
+    assert tally.counts == expected.counts and tally.first == expected.first
+
+
+def test_the_bound_on_documents_is_exact(finished):
+    tally, _ = finished
+    assert {key: tally.counts["documents", key] for key in CHANGES["sources"]} == {
+        "python_topics": 90, "locale_names": 90,
+    }  # fmt: skip
+
+
+def test_three_processes_give_the_same(made, finished, tmp_path):
+    assert run_here(made, tmp_path, processes=3) == finished
+
+
+PROGRAM = """
+import pickle, sys
+from pathlib import Path
+from test_local_runner import run_here
+if __name__ == "__main__":
+    run_here(pickle.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2]), processes=2)
+"""
+
+
+def test_a_build_killed_at_any_moment_goes_on(made, finished, tmp_path):
+    (tmp_path / "recipe").write_bytes(pickle.dumps(made))
+    folder = tmp_path / "work"
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+    chosen = random.Random(4)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe"), str(folder)],
+            env={**os.environ, "PYTHONPATH": path}, start_new_session=True,
+        )  # fmt: skip
+        known = done(folder)
+        deadline = time.monotonic() + 20
+        while done(folder) <= known and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chosen.uniform(0, 0.4))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = {path: path.stat().st_mtime_ns for path in records(folder)}
+    assert before
+    tally, files = run_here(made, folder)
+    assert (tally, files) == finished
+    # What was finished was not done again.
+    assert all(path.stat().st_mtime_ns == known for path, known in before.items())
+
+
+def records(folder):
+    names = [path for path in folder.glob("*-*") if not path.name.endswith(".tmp")]
+    return [path for path in names if spool.finished(path)]
+
+
+def done(folder):
+    return len(records(folder)) if folder.exists() else 0
+
+
+def test_a_damaged_record_file_is_no_finished_task(tmp_path):
+    emissions = [("a", f"key {n}", n) for n in range(9000)]
+    made = spool.write(
+        tmp_path / "task", emissions, slices=4, files=tmp_path, tally=Tally()
+    )  # fmt: skip
+    assert spool.finished(tmp_path / "task").sizes == made.sizes and set(made.sizes) == {"a"}
+    found = {
+        key: group["a"]
+        for part in (range(0, 1), range(1, 4))
+        for key, group in spool.groups([made.path], streams=("a", "b"), slices=part)
+    }
+    assert found == {f"key {n}": [n] for n in range(9000)}
+    data = made.path.read_bytes()
+    for damaged in (data[:-1], data[: len(data) // 2], b"", b"x" * 100):
+        made.path.write_bytes(damaged)
+        assert spool.finished(made.path) is None
+    assert spool.finished(tmp_path / "none") is None

@@ -1,0 +1,78 @@
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
+
+from instructrec_jax.instructions import near_duplicates as near
+
+ROUGE = RougeScorer(["rougeL"])
+# Of "a b c d e f g", by the version of the library in requirements.txt.
+SIGNATURE = [111574899, 281085647, 3330869960, 1458775416]
+WORDS = [f"word{n}" for n in range(3000)]
+
+
+def jaccard(first, second):
+    one, two = ({tuple(t[i : i + 5]) for i in range(len(t) - 4)} for t in (first, second))
+    return len(one & two) / len(one | two)
+
+
+def changed(words, count, chosen):
+    words = list(words)
+    for place in chosen.sample(range(len(words)), count):
+        words[place] = chosen.choice(WORDS)
+    return words
+
+
+def test_similarity_is_estimated_and_similar_texts_meet():
+    chosen = random.Random(0)
+    for changes in (0, 2, 10, 40):
+        words = chosen.choices(WORDS, k=400)
+        other = changed(words, changes, chosen)
+        values = [near.signature(text, permutations=256) for text in (words, other)]
+        exact = jaccard(words, other)
+        estimate = near.estimated_similarity(*map(near.sketch, values))
+        assert estimate == pytest.approx(exact, abs=0.1)
+        shared = set.intersection(*(set(near.bands(v, similarity=0.8)) for v in values))
+        assert shared or exact < 0.8
+
+
+def test_signatures_are_fixed():
+    # Another version of the library that hashes otherwise would change datasets.
+    values = near.signature(list("abcdefg"), permutations=4)
+    assert values.dtype == np.uint32 and values.tolist() == SIGNATURE
+    assert near.rows_of_band(128, 0.8) == 6 and near.rows_of_band(128, 0.5) < 4
+
+
+def test_followers_are_like_a_leader_before_them():
+    assert near.followers([1, 2, 10, 11, 3, 20], lambda a, b: abs(a - b) <= 1) == [2, 11]
+    # 2 follows 1 and is no leader, so that 3 leads.
+    assert near.followers([1, 2, 3], lambda a, b: abs(a - b) <= 1) == [2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from("abcdef"), max_size=30),
+    st.lists(st.sampled_from("abcdef"), max_size=30),
+)
+def test_rouge_is_that_of_rouge_score(first, second):
+    expected = ROUGE.score(" ".join(first), " ".join(second))["rougeL"].fmeasure
+    one, two = (near.rouge_sketch(" ".join(text), least=0) for text in (first, second))
+    for limit in (0.5, 0.7, 0.9):
+        if abs(expected - limit) > 1e-9:
+            assert near.rouge_above(one, two, limit=limit) == (expected > limit)
+
+
+def test_texts_of_a_high_rouge_meet():
+    chosen = random.Random(1)
+    met = 0
+    for _ in range(100):
+        words = chosen.choices(WORDS, k=60)
+        other = changed(words, 15, chosen)
+        one, two = (near.rouge_sketch(" ".join(text), least=30) for text in (words, other))
+        assert near.rouge_above(one, two, limit=0.7)
+        met += bool(set(near.rouge_buckets(one)) & set(near.rouge_buckets(two)))
+    assert met >= 90
+    assert near.rouge_sketch("too short", least=30) == b""
