@@ -28,9 +28,9 @@ from instructrec_jax.instructions.synthesis.likelihood import Judge, Likelihood,
 def test_likelihoods_by_hand():
     assert log_likelihood_per_token([Likelihood(-2, 1), Likelihood(-4, 2)]) == -2
     # Perplexities e^1 and e^3.
-    assert instruction_following_difficulty(
-        Likelihood(-2, 2), Likelihood(-6, 2)
-    ) == pytest.approx(math.exp(-2))
+    assert instruction_following_difficulty(Likelihood(-2, 2), Likelihood(-6, 2)) == pytest.approx(
+        math.exp(-2)
+    )
     assert instruction_following_difficulty(Likelihood(-9e9, 1), Likelihood(-1, 1)) > 1e300
     assert flipped_margin(Likelihood(-2, 2), [Likelihood(-3, 1), Likelihood(-4, 2)]) == 1.5
     assert flipped_margin(Likelihood(-2, 2), []) == 0

@@ -29,6 +29,7 @@ from instructrec_jax.instructions.writing import json_line
 
 # Of the corpus, and of the reader that reads it: sources/synthesised.py.
 NAME = "synthesised"
+TASK_NAMES = ("synthesised_pair", "synthesised_instruction")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def add_synthesised_corpus(
         ConfigError: a recipe or settings that cannot be followed.
     """
     build = {key: value for key, value in dict(config.build).items() if key != "processes"}
+    # No corpus gives the documents of these tasks yet.
+    build["tasks"] = tuple(task for task in config.build.tasks if task not in TASK_NAMES)
     recipe = Recipe(seed=config.seed, **build)
     problems = [*recipe.problems(), *synthesis.settings.problems()]
     if NAME in recipe.sources:
@@ -75,6 +78,9 @@ def add_synthesised_corpus(
         {"name": NAME, "reader": NAME, "path": str(path)},
     )
     config.build.sources = (*config.build.sources, NAME)
+    # Where tasks are chosen by name, these are meant too, unless one of them was named.
+    if config.build.tasks and build["tasks"] == tuple(config.build.tasks):
+        config.build.tasks = (*config.build.tasks, *TASK_NAMES)
     return path
 
 
