@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,17 @@ class Sandbox:
         return self._servers[0].means()
 
     def _open(self) -> None:
-        if not self._servers:
-            self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
+        if self._servers:
+            return
+        self._servers = [_Server(hash_seed=seed) for seed in _HASH_SEEDS]
+        if "system_calls" not in self._servers[0].means():
+            warnings.warn(
+                "this system offers no filter of system calls (seccomp): collected code runs "
+                "behind Python's own guard alone; leave out the executed tasks for code that you "
+                "do not trust",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def close(self) -> None:
         """End the processes."""

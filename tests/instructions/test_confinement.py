@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from instructrec_jax.instructions import confinement
+from instructrec_jax.instructions import confinement, execution
 from instructrec_jax.instructions.execution import Sandbox
 
 PACKAGE_PARENT = Path(confinement.__file__).parents[2]
@@ -110,6 +110,32 @@ def test_the_sandbox_says_what_confines_it():
     with Sandbox() as box:
         assert "system_calls" in box.means()
         assert set(box.means()) <= {"system_calls", "namespaces", "empty_root"}
+
+
+def test_without_the_filter_it_is_said_and_the_guard_in_python_stands(tmp_path, monkeypatch):
+    without = (
+        "from instructrec_jax.instructions import confinement; confinement._MACHINES.clear(); "
+    )
+    place = "from instructrec_jax.instructions import sandbox"
+    program = execution._PROGRAM.replace(place, without + place)
+    monkeypatch.setattr(execution, "_PROGRAM", program)
+    victim = tmp_path / "canary"
+    victim.write_text("alive")
+    escape = (
+        "def f(action):\n"
+        "    sys = [c for c in ().__class__.__base__.__subclasses__() if c.__name__ == "
+        "'_wrap_close'][0].__init__.__globals__['sys']\n"
+        "    os, builtins = sys.modules['os'], sys.modules['builtins']\n"
+        "    return [lambda: builtins.open({0!r}, 'w'), lambda: os.remove({0!r}), "
+        "lambda: os.fork(), lambda: sys.modules['ctypes'].CDLL('libc.so.6'), "
+        "lambda: sum(range(10 ** 13)), lambda: action][action]()\n"
+    ).format(str(victim))
+    with Sandbox(seconds=0.5) as box, pytest.warns(RuntimeWarning, match="system calls"):
+        assert "system_calls" not in box.means()
+        results = [box.run(escape, name="f", arguments=[f"({number},)"])[0] for number in range(6)]
+    kinds = [result.kind for result in results]
+    assert kinds == ["refused", "raised", "raised", "refused", "timeout", "ok"]
+    assert victim.read_text() == "alive" and list(tmp_path.iterdir()) == [victim]
 
 
 def test_the_filter_is_read_as_the_kernel_reads_it():
