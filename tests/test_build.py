@@ -233,7 +233,10 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path):
 
 def test_nothing_left_to_train_on(tmp_path):
     with pytest.raises(DataError, match="no example to train on"):
-        built(tmp_path / "x", build__sources="python_topics", build__max_target_characters="1")
+        built(
+            tmp_path / "x", build__sources="python_topics", build__tasks="name_topic",
+            build__max_target_characters="1",
+        )  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
