@@ -17,6 +17,8 @@ a task of your own from its examples (docs/instruction_design.md):
         --turn_round=datasets/mine
     python -m instructrec_jax.build --config=configs/base.py --output=proposed \
         --propose_instructions=reviews.csv --checkpoint=runs/mine
+    python -m instructrec_jax.build --config=configs/base.py --output=curated.jsonl \
+        --curate=datasets/mine --checkpoint=runs/mine
 
 Writes OUTPUT (dataset.json, shards of JSON lines, rejected.jsonl.gz, datasheet.html, tokenizer/).
 The same recipe and raw files give the same bytes, whatever the number of processes; a build that
@@ -38,6 +40,8 @@ from instructrec_jax.instructions.sources import READERS
 from instructrec_jax.instructions.sources.corpus import corpora_from_flags
 from instructrec_jax.instructions.synthesis.backward import write_turned_round
 from instructrec_jax.instructions.synthesis.corpus import Synthesis, add_synthesised_corpus
+from instructrec_jax.instructions.synthesis.curated_file import write_curated
+from instructrec_jax.instructions.synthesis.curation import CurationSettings
 from instructrec_jax.instructions.synthesis.design import (
     DesignSettings,
     design_instructions,
@@ -70,7 +74,7 @@ _DOCUMENTS = flags.DEFINE_integer(
     "synthesised_documents", 1_000, "Documents of each corpus that --synthesiser sees; 0 = all."
 )
 _CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "The model that judges, for --synthesiser and --propose_instructions."
+    "checkpoint", None, "The model that judges, for the flags that mention it."
 )
 _TURN_ROUND = flags.DEFINE_string(
     "turn_round",
@@ -82,7 +86,13 @@ _PROPOSE = flags.DEFINE_string(
     "propose_instructions",
     None,
     "Dataset, or table of inputs and targets; --output becomes a folder with a file of templates "
-    "for each of its tasks. No dataset is built.",
+    "for each of its tasks, the likeliest under --checkpoint. No dataset is built.",
+)
+_CURATE = flags.DEFINE_string(
+    "curate",
+    None,
+    "Instruction dataset; --output becomes a file of what --checkpoint has no objection to. No "
+    "dataset is built.",
 )
 _FIELDS = flags.DEFINE_string(
     "fields", "", "input:COLUMN|target:COLUMN of the table of --propose_instructions."
@@ -100,13 +110,14 @@ def main() -> None:
     output = _OUTPUT.value or config.dataset
     if not output:
         raise ConfigError("--output is missing: the folder of the dataset to write")
-    if (
-        len(given := [flag.name for flag in (_SYNTHESISER, _TURN_ROUND, _PROPOSE) if flag.value])
-        > 1
-    ):
-        raise ConfigError(f"--{' and --'.join(given)} are different commands; give one of them")
+    commands = [flag.name for flag in (_SYNTHESISER, _TURN_ROUND, _PROPOSE, _CURATE) if flag.value]
+    if len(commands) > 1:
+        raise ConfigError(f"--{' and --'.join(commands)} are different commands; give one of them")
     if _TURN_ROUND.value:
         write_turned_round(_TURN_ROUND.value, Path(output), progress=say)
+        return
+    if _CURATE.value:
+        _curate(_CURATE.value, Path(output))
         return
     if _PROPOSE.value:
         _propose(_PROPOSE.value, Path(output), seed=config.seed)
@@ -123,6 +134,14 @@ def main() -> None:
     say(f"dataset    {summary.output}")
     say(f"datasheet  {summary.output / 'datasheet.html'}")
     say(f"read it    zcat {summary.output}/train-*.jsonl.gz | head -3")
+
+
+def _curate(dataset: str, output: Path) -> None:
+    """What the model leaves of a dataset."""
+    if not _CHECKPOINT.value:
+        raise ConfigError("--curate needs --checkpoint, the model that judges")
+    judge = load_judge(_CHECKPOINT.value)
+    write_curated(dataset, output, judge=judge, settings=CurationSettings(), progress=say)
 
 
 def _propose(path: str, output: Path, *, seed: int) -> None:

@@ -1,14 +1,18 @@
 """The arithmetic of curation, by numbers worked out by hand, and a real model behind it."""
 
+import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tiny_model
 
-from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.reading import read_examples
+from instructrec_jax.instructions.synthesis.curated_file import write_curated
 from instructrec_jax.instructions.synthesis.curation import (
     CurationSettings,
     Measures,
@@ -128,3 +132,42 @@ def test_a_build_without_a_checkpoint_does_not_load_jax():
     code = "import sys, instructrec_jax.build; print({'jax', 'flax'} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "none"
+
+
+def test_a_dataset_is_curated_into_a_file_and_its_rejects(tmp_path):
+    rows = [
+        {"task": task, "instruction": ask, "input": f"{i}", "target": f"{i}", "split": split}
+        for task, ask in (("echo", "Repeat."), ("noise", "Invent."))
+        for i in range(4)
+        for split in ("train", "test")
+    ]
+    source = tmp_path / "data.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def score(requests):
+        # An instruction helps where it is to repeat; "Invent." makes the target no more likely.
+        likely = [-1.0 if text.startswith("Repeat.") else -2.0 for text, _ in requests]
+        return [Likelihood(logprob, 1) for logprob in likely]
+
+    judge = Judge("by hand", "0", score=score, write=lambda texts: [])
+    lines, output = [], tmp_path / "kept.jsonl"
+    refused = write_curated(
+        str(source), output, judge=judge, settings=CurationSettings(), progress=lines.append
+    )
+    assert refused == {"ifd_high": 4}
+    kept = list(read_examples(output))
+    assert [(e.task, e.split) for e in kept if e.split == "train"] == [("echo", "train")] * 4
+    assert sum(e.split == "test" for e in kept) == 8
+    lines_refused = Path(f"{output}.rejected.jsonl").read_text().splitlines()
+    rejected = [json.loads(line) for line in lines_refused]
+    assert [each["record"]["task"] for each in rejected] == ["noise"] * 4
+    # The other task's instruction is the better one.
+    assert rejected[0]["reason"] == "ifd_high" and rejected[0]["margin"] == -1
+    assert "4 of 8 examples for training are left" in lines[1]
+    with pytest.raises(ConfigError, match="is there already"):
+        write_curated(str(source), output, judge=judge, settings=CurationSettings(), progress=print)
+    with pytest.raises(DataError, match="leaves no example: 8 no_margin"):
+        write_curated(
+            str(source), tmp_path / "none.jsonl", judge=judge,
+            settings=CurationSettings(max_ifd=9, min_margin=9), progress=print,
+        )  # fmt: skip

@@ -98,7 +98,7 @@ def models(answers=None):
     def ask(prompt):
         number = re.search(r"\d+", prompt)[0]
         if prompt.startswith("Write the instruction"):
-            return written(f"Tell of {number}.")
+            return written("Tell of this." if number == "0" else f"Tell of {number}.")
         return {
             "0": written(f"Which number? ||| {number}", ended=False),
             "1": written("Which number"),
@@ -141,10 +141,12 @@ def test_every_request_becomes_an_example_or_has_a_reason(passages):
     assert pairs[4].input == passages[4].content["passage"] and pairs[4].agreement == 1
     assert pairs[4].measures.margin == 1 and pairs[4].measures.nll == 1
     whole = [each for each in found if each.request.direction == "instruction"]
-    assert [each.reason for each in whole] == [""] * 5 + ["ifd_high", "", ""]
-    assert whole[0].instruction == "Tell of 0." and whole[0].input == ""
-    assert whole[0].target == passages[0].content["passage"]
-    assert counted(found)["kept"] == 10 and counted(found).total() == 16
+    assert [each.reason for each in whole] == [
+        "material_is_missing", "", "", "", "", "ifd_high", "", "",
+    ]  # fmt: skip
+    assert whole[1].instruction == "Tell of 1." and whole[1].input == ""
+    assert whole[1].target == passages[1].content["passage"]
+    assert counted(found)["kept"] == 9 and counted(found).total() == 16
 
 
 def test_requests_are_of_the_document_alone(passages, document_of):

@@ -5,6 +5,7 @@ or the synthesiser writes an instruction about it and the answer ("pair"). A pai
 the judge's own answer agrees with it. Everything must pass curation. What is refused has a reason.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -44,6 +45,12 @@ _PAIR_TYPES = {
     "parallel": ("answer", "translation", "classification"),
 }
 _ANSWER_TYPES = {"python_definition": "code"}
+# Instructions that speak of something beside them.
+_MATERIAL = re.compile(
+    r"\b(?:this|these|below|following|given|above)\b|下面|下列|以下|上面", re.IGNORECASE
+)
+# ROUGE-L of an instruction and its text above which it says nothing of its own.
+_MOST_REPEATED = 0.5
 # Documents in work at once.
 _PORTION = 256
 
@@ -194,7 +201,10 @@ def _written(requests: list[Request], synthesiser: Judge) -> list[Synthesised]:
             reason = "no_pair"
         elif not instruction:
             reason = "no_instruction"
-        elif rouge_l(instruction, request.text) > 0.5 or instruction in request.text:
+        elif request.direction == "instruction" and _MATERIAL.search(instruction):
+            # There is nothing but the instruction.
+            reason = "material_is_missing"
+        elif rouge_l(instruction, request.text) > _MOST_REPEATED or instruction in request.text:
             reason = "instruction_repeats_text"
         elif key in asked:
             reason = "asked_twice"
