@@ -81,7 +81,7 @@ def order_words(document: Document, context: Context) -> Iterator[Draft]:
     fewest, most = _ORDERED_WORDS
     for sentence in _sound_run(document, context, count=1):
         words = _lower_first(sentence[:-1]).split()
-        if is_chinese(sentence) or not fewest <= len(words) <= most:
+        if is_chinese(sentence) or sentence[-1] != "." or not fewest <= len(words) <= most:
             return
         if any(word[-1] in ",;:)" or word[0] in "(\"'" for word in words):
             return
