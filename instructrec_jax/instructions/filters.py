@@ -173,9 +173,13 @@ def _surrogate(judged: Judged) -> str:
 
 
 def _has_lone_surrogate(value: Any) -> bool:
-    if not isinstance(value, str) or value.isascii():
+    if not isinstance(value, str):
         return False
-    return any("\ud800" <= c <= "\udfff" for c in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _length(judged: Judged) -> str:
@@ -223,11 +227,12 @@ def _is_degenerate(text: str) -> bool:
 def _script(judged: Judged) -> str:
     settings, text = judged.settings, judged.draft.input + judged.draft.target
     solid = "".join(text.split())
-    letters = [c for c in solid if c.isalpha()]
-    long = len(solid) >= _SHORTEST_JUDGED_BY_LETTERS
-    if long and len(letters) < settings.min_letter_share * len(solid):
-        return "few_letters"
-    if settings.scripts and len(letters) >= _LEAST_LETTERS_OF_A_SCRIPT:
+    if len(solid) >= _SHORTEST_JUDGED_BY_LETTERS:
+        count = sum(map(str.isalpha, solid))
+        if count < settings.min_letter_share * len(solid):
+            return "few_letters"
+    letters = [c for c in solid if c.isalpha()] if settings.scripts else []
+    if len(letters) >= _LEAST_LETTERS_OF_A_SCRIPT:
         expected = sum(script_of(letter) in settings.scripts for letter in letters)
         if expected < _LEAST_SHARE_OF_SCRIPTS * len(letters):
             return "other_script"

@@ -54,13 +54,12 @@ class Tally:
     def counter(self, name: str, *parts: Any) -> Counter[Any]:
         """The counts whose key begins with a name and parts, by the one part that follows them."""
         length = len(parts) + 1
-        return Counter(
-            {
-                key[length]: count
-                for key, count in sorted(self.counts.items(), key=lambda item: repr(item[0]))
-                if key[:length] == (name, *parts) and len(key) == length + 1
-            }
+        found = (
+            (key[length], count)
+            for key, count in self.counts.items()
+            if key[0] == name and key[:length] == (name, *parts) and len(key) == length + 1
         )
+        return Counter(dict(sorted(found)))
 
     def records(self, name: str) -> Iterator[tuple[Key, Any]]:
         """The first records of a name as (rest of the key, record), by key, then in order."""
