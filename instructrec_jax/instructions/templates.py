@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import StrictUndefined, meta
+from jinja2 import StrictUndefined, meta, nodes
 from jinja2.sandbox import SandboxedEnvironment
 
 from instructrec_jax.errors import DataError
@@ -32,6 +32,32 @@ _SHORTEST_SECRET = 3
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _WIDE_MARKS = re.compile(r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20“”]")
 _HIDDEN = "\ufffc"
+
+
+# What a template may be made of: nothing that calls, multiplies, loads or defines. Jinja's sandbox
+# keeps a template from Python's insides, this from endless time and memory.
+_NODES = (
+    *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Filter),
+    *(nodes.If, nodes.For, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.Test),
+    *(nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub, nodes.Getattr, nodes.Getitem),
+    *(nodes.Keyword,),
+)
+_FILTERS = (
+    *("inline", "inline_chinese", "listed", "lettered", "join", "length", "first", "last"),
+    *("capitalize", "lower", "upper", "title", "trim", "replace"),
+)
+
+
+def _forbidden(tree: nodes.Template) -> str:
+    """What of a template is refused, "" where nothing is."""
+    for node in tree.find_all(nodes.Node):
+        if isinstance(node, nodes.Filter) and node.name not in _FILTERS:
+            return f"the filter {node.name!r}; there are {', '.join(_FILTERS)}"
+        if not isinstance(node, _NODES):
+            return f"what Jinja calls {type(node).__name__}"
+        if isinstance(node, nodes.For) and next(node.find_all(nodes.For), None):
+            return "a loop inside a loop"
+    return ""
 
 
 def _inline(options: Sequence[str]) -> str:
@@ -75,9 +101,13 @@ class Template:
     @cached_property
     def _compiled(self) -> jinja2.Template:
         try:
-            return _ENVIRONMENT.from_string(self.text)
+            refused = _forbidden(_ENVIRONMENT.parse(self.text))
+            compiled = _ENVIRONMENT.from_string(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{self.file}: template {self.id}: {error}") from error
+        if refused:
+            raise DataError(f"{self.file}: template {self.id}: a template may not use {refused}")
+        return compiled
 
     @cached_property
     def fields(self) -> frozenset[str]:

@@ -225,6 +225,30 @@ def test_unknown_fields_and_attributes_are_refused(tmp_path, text):
         template.render(Draft({"input": "x"}, target="y"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'a' * 10 ** 9 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ input | center(1000000000) }}",
+        "{{ input | pprint }}",
+        "{{ input.ljust(1000000000) }}",
+        "{{ range(1000000000) }}",
+        "{% for a in input %}{% for b in input %}x{% endfor %}{% endfor %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'x' as y %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% set x = input %}",
+        "{{ lipsum() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    ],
+)
+def test_what_calls_multiplies_or_loads_is_refused_before_it_runs(tmp_path, text):
+    with pytest.raises(DataError, match=r"t\.toml: template t\.a: a template may not use "):
+        bank(tmp_path, text.replace("'", '"'))
+
+
 def test_fields_are_text_not_templates(tmp_path):
     (template,) = bank(tmp_path, "Say {{ input }}")
     assert template.render(Draft({"input": "{{ 1 + 1 }}"}, target="y")) == ("Say {{ 1 + 1 }}", "")
