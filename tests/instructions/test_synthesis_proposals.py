@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -153,8 +154,7 @@ def test_the_best_are_kept_unless_they_are_like_a_better_one_or_no_better_than_n
             scored("which date", -4),
             scored("what then", -5),
         ],
-        keep=2,
-        max_similarity=0.7,
+        DesignSettings(keep=2, max_style_share=1),
     )
     assert [(each.proposal.text, each.reason) for each in found] == [
         ("go", "no_better_than_none"),
@@ -164,6 +164,20 @@ def test_the_best_are_kept_unless_they_are_like_a_better_one_or_no_better_than_n
         ("which date", ""),
         ("what then", "not_among_the_best"),
     ]
+
+
+def test_no_style_takes_all_the_places():
+    texts = ["one", "two", "three", "four", "five"]
+    styles = ["terse", "terse", "terse", "polite", "polite"]
+    found = select(
+        [
+            replace(scored(text, -place), proposal=Proposal(text, style, text))
+            for place, (text, style) in enumerate(zip(texts, styles, strict=True))
+        ],
+        DesignSettings(keep=3, max_style_share=0.5),
+    )
+    assert [each.proposal.text for each in found if not each.reason] == ["one", "two", "four"]
+    assert found[2].reason == "enough_of_its_style"
 
 
 def test_a_file_of_templates_is_written_that_the_bank_reads(tmp_path):

@@ -6,6 +6,7 @@ instruction, or than instructions of other tasks, are refused; so are those like
 """
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +47,8 @@ _MOST_PAIRS = 2_000
 class DesignSettings:
     """`keep` instructions of `candidates`, by `examples` held-out pairs of a task.
 
-    No two that are kept have a ROUGE-L above `max_similarity`.
+    No two that are kept have a ROUGE-L above `max_similarity`, and no style has more than
+    `max_style_share` of them.
     """
 
     seed: int = 0
@@ -54,13 +56,17 @@ class DesignSettings:
     candidates: int = 200
     examples: int = 32
     max_similarity: float = 0.7
+    max_style_share: float = 0.4
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the settings, one line each."""
         least = {"keep": 1, "candidates": 1, "examples": 1}
         found = [f"{key}: {getattr(self, key)} is below 1" for key in least if vars(self)[key] < 1]
-        if not 0 < self.max_similarity <= 1:
-            found.append(f"max_similarity: {self.max_similarity} is not in (0, 1]")
+        found += [
+            f"{key}: {getattr(self, key)} is not in (0, 1]"
+            for key in ("max_similarity", "max_style_share")
+            if not 0 < getattr(self, key) <= 1
+        ]
         return found
 
 
@@ -150,8 +156,10 @@ def score_proposals(
     return scored
 
 
-def select(scored: Sequence[Scored], *, keep: int, max_similarity: float) -> list[Scored]:
+def select(scored: Sequence[Scored], settings: DesignSettings) -> list[Scored]:
     """All of them, the most likely first, each with the reason why it is not kept."""
+    most_of_style = math.ceil(settings.keep * settings.max_style_share)
+    styles: Counter[str] = Counter()
     decided: list[Scored] = []
     kept: list[Scored] = []
     for each in sorted(scored, key=lambda item: (-item.log_likelihood, item.proposal.id)):
@@ -161,14 +169,18 @@ def select(scored: Sequence[Scored], *, keep: int, max_similarity: float) -> lis
         elif each.over_wrong <= 0:
             reason = "no_better_than_wrong"
         elif any(
-            rouge_l(each.proposal.text, other.proposal.text) > max_similarity for other in kept
+            rouge_l(each.proposal.text, other.proposal.text) > settings.max_similarity
+            for other in kept
         ):
             reason = "like_a_better_one"
-        elif len(kept) == keep:
+        elif len(kept) == settings.keep:
             reason = "not_among_the_best"
+        elif styles[each.proposal.style] == most_of_style:
+            reason = "enough_of_its_style"
         decided.append(replace(each, reason=reason))
         if not reason:
             kept.append(each)
+            styles[each.proposal.style] += 1
     return decided
 
 
@@ -242,7 +254,7 @@ def design_task(
         ]
     else:
         scored = score_proposals(proposals, held_out, judge, task_type=traits.task_type)
-    return traits, select(scored, keep=settings.keep, max_similarity=settings.max_similarity)
+    return traits, select(scored, settings)
 
 
 def templates_text(
