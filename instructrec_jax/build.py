@@ -113,6 +113,8 @@ def main() -> None:
     commands = [flag.name for flag in (_SYNTHESISER, _TURN_ROUND, _PROPOSE, _CURATE) if flag.value]
     if len(commands) > 1:
         raise ConfigError(f"--{' and --'.join(commands)} are different commands; give one of them")
+    if _CHECKPOINT.value and not (_SYNTHESISER.value or _PROPOSE.value or _CURATE.value):
+        raise ConfigError("--checkpoint judges for --synthesiser, --propose_instructions, --curate")
     if _TURN_ROUND.value:
         write_turned_round(_TURN_ROUND.value, Path(output), progress=say)
         return
@@ -148,7 +150,7 @@ def _propose(path: str, output: Path, *, seed: int) -> None:
     """Instructions for the tasks of the examples at `path`."""
     pairs = [part.partition(":") for part in _FIELDS.value.split("|") if part]
     design_instructions(
-        read_tasks(path, fields={name: column for name, _, column in pairs}),
+        read_tasks(path, fields={name: column for name, _, column in pairs}, progress=say),
         output,
         judge=load_judge(_CHECKPOINT.value) if _CHECKPOINT.value else None,
         settings=DesignSettings(seed=seed, keep=_KEEP.value),

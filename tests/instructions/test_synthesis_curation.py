@@ -171,3 +171,20 @@ def test_a_dataset_is_curated_into_a_file_and_its_rejects(tmp_path):
             str(source), tmp_path / "none.jsonl", judge=judge,
             settings=CurationSettings(max_ifd=9, min_margin=9), progress=print,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--turn_round=a", "--curate=b"], "--turn_round and --curate are different commands"),
+        (["--checkpoint=a"], "--checkpoint judges for --synthesiser"),
+        (["--curate=b"], "--curate needs --checkpoint"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(flags, message):
+    command = [sys.executable, "-m", "instructrec_jax.build", "--config=configs/base.py"]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [*command, "--output=/nowhere", *flags], capture_output=True, text=True, cwd=root
+    )
+    assert done.returncode == 2 and message in done.stderr

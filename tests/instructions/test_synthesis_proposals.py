@@ -224,24 +224,27 @@ def test_without_a_judge_the_grammars_order_decides(tmp_path):
 def test_tasks_are_read_from_tables_and_instruction_data(tmp_path):
     table = tmp_path / "reviews.csv"
     table.write_text("id,review,stars\n1,fine,5\n2,poor,1\n3,none,\n")
-    fields = {"input": "review", "target": "stars"}
-    (task,) = read_tasks(str(table), fields=fields)
+    fields, lines = {"input": "review", "target": "stars"}, []
+    (task,) = read_tasks(str(table), fields=fields, progress=lines.append)
+    assert lines == [f"{table}: rows left out: 1 empty_target"]
     assert task == TaskExamples(
         "reviews", (Pair("fine", "5"), Pair("poor", "1")), "review", "stars"
     )
     with pytest.raises(ConfigError, match="which columns are meant.*id, review, stars"):
-        read_tasks(str(table), fields={})
+        read_tasks(str(table), fields={}, progress=print)
     with pytest.raises(ConfigError, match="no column 'reviews'; did you mean 'review'"):
-        read_tasks(str(table), fields={"input": "reviews"})
-    lines = tmp_path / "two.jsonl"
+        read_tasks(str(table), fields={"input": "reviews"}, progress=print)
+    records = tmp_path / "two.jsonl"
     rows = [{"task": t, "text": f"{t}{i}", "label": "x"} for t in ("a", "b") for i in range(2)]
-    lines.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
-    assert [(each.task, len(each.pairs)) for each in read_tasks(str(lines), fields={})] == [
+    records.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
+    assert [
+        (each.task, len(each.pairs)) for each in read_tasks(str(records), fields={}, progress=print)
+    ] == [
         ("a", 2),
         ("b", 2),
     ]
     with pytest.raises(DataError):
-        read_tasks(str(tmp_path / "none.csv"), fields={})
+        read_tasks(str(tmp_path / "none.csv"), fields={}, progress=print)
 
 
 def test_settings_that_cannot_be_met_are_told_at_once():

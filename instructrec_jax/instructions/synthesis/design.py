@@ -97,11 +97,14 @@ class Scored:
     reason: str = ""
 
 
-def read_tasks(path: str, *, fields: Mapping[str, str]) -> list[TaskExamples]:
+def read_tasks(
+    path: str, *, fields: Mapping[str, str], progress: Callable[[str], None]
+) -> list[TaskExamples]:
     """The pairs of each task of a dataset folder, instruction file, or table of records.
 
     A file of records is JSON lines, JSON, CSV, TSV or Parquet. `fields` maps "input" and "target"
     to columns; {} = by the columns' names. A column `task` names the task, else the file does.
+    `progress` is told how many rows are of no use, and why.
 
     Raises:
         ConfigError: no telling which columns are meant.
@@ -115,7 +118,7 @@ def read_tasks(path: str, *, fields: Mapping[str, str]) -> list[TaskExamples]:
     )
     if problems := records.problems(corpus):
         raise DataError(f"{path}: {problems[0]}")
-    return _tasks_of_records(corpus, fields)
+    return _tasks_of_records(corpus, fields, progress)
 
 
 def score_proposals(
@@ -293,7 +296,9 @@ def _tasks_of_dataset(path: str) -> list[TaskExamples]:
     return [TaskExamples(task, tuple(found)) for task, found in pairs.items()]
 
 
-def _tasks_of_records(corpus: Corpus, fields: Mapping[str, str]) -> list[TaskExamples]:
+def _tasks_of_records(
+    corpus: Corpus, fields: Mapping[str, str], progress: Callable[[str], None]
+) -> list[TaskExamples]:
     pairs: dict[str, list[Pair]] = {}
     columns: tuple[str, str] | None = None
     unreadable: Counter[str] = Counter()
@@ -309,9 +314,11 @@ def _tasks_of_records(corpus: Corpus, fields: Mapping[str, str]) -> list[TaskExa
                 unreadable["empty_target"] += 1
             elif len(of_task := pairs.setdefault(row.get("task") or corpus.name, [])) < _MOST_PAIRS:
                 of_task.append(Pair(text, target))
+    told = ", ".join(f"{count:,} {reason}" for reason, count in sorted(unreadable.items()))
     if columns is None or not pairs:
-        told = ", ".join(f"{count} {reason}" for reason, count in sorted(unreadable.items()))
         raise DataError(f"{corpus.path}: no examples" + (f"; refused: {told}" if told else ""))
+    if told:
+        progress(f"{corpus.path}: rows left out: {told}")
     return [TaskExamples(task, tuple(found), *columns) for task, found in pairs.items()]
 
 
