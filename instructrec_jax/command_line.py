@@ -120,5 +120,6 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
 
 
 def _fail(error: Exception, exit_code: int) -> NoReturn:
-    say(f"error: {error}")
+    # Names from damaged files may hold line breaks.
+    say(f"error: {' '.join(str(error).splitlines())}")
     sys.exit(exit_code)

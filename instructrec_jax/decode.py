@@ -243,7 +243,7 @@ def _answering(
             f"--min_new_tokens={min_new_tokens} is more than --max_new_tokens={max_new_tokens}"
         )
     if beams is not None:
-        beams.check(max_new_tokens=max_new_tokens, vocabulary_size=model.tokenizer.vocabulary_size)
+        beams.check(max_new_tokens=max_new_tokens, vocabulary_size=model.config.vocabulary_size)
     arguments |= {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     return partial(generated, model, beams=beams, **arguments)
 

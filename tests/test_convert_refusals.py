@@ -1,6 +1,7 @@
 """What the convert binary refuses, how it fails, and its flags."""
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,18 @@ def add_layer(tensors):
 BREAKS = {
     "truncated": (truncate, "model.safetensors is damaged or cut short"),
     "pickle": (pickle_only, r"pickled weights alone \(pytorch_model.bin\)"),
+    "pickle by another name": (
+        lambda f: (f / "model.safetensors").write_bytes(pickle.dumps({"shared.weight": 1})),
+        "model.safetensors is a pickle, no safetensors file",
+    ),
+    "cut in the header": (
+        lambda f: (f / "model.safetensors").write_bytes(bytes(100)),
+        "model.safetensors is damaged or cut short",
+    ),
+    "more layers than memory": (
+        lambda f: change_json(f / "config.json", num_layers=10**12),
+        "config.json: [0-9]+ layers are more than the [0-9]+ tensors",
+    ),
     "lost shard": (lost_shard, "model-00001-of-00002.safetensors is missing"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), "config.json is missing"),

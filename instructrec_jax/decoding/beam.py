@@ -104,18 +104,17 @@ def beam_search(
     settings: BeamSettings,
     max_new_tokens: int,
     min_new_tokens: int,
-    vocabulary_size: int,
     eos_id: int,
 ) -> Beams:
     """The best `settings.num_beams` answers to each prompt, whole on every device.
 
     From prompts [B, S], one a row with segment id 1, padding 0; rows of padding alone stay empty.
     An answer ends after `min_new_tokens` others at the earliest. Log-probabilities are those of the
-    whole vocabulary, also where ids from `vocabulary_size` on (rows that pad the embedding) or an
-    early eos would be likelier than what is chosen. Ends as soon as the searches of all rows have,
-    and no row can tell which others were beside it. ConfigError: see `BeamSettings.check`.
+    whole vocabulary, also where an early eos would be likelier than what is chosen. Ends as soon as
+    the searches of all rows have, and no row can tell which others were beside it. ConfigError: see
+    `BeamSettings.check`.
     """
-    settings.check(max_new_tokens=max_new_tokens, vocabulary_size=vocabulary_size)
+    settings.check(max_new_tokens=max_new_tokens, vocabulary_size=config.vocabulary_size)
     divisors = settings.length_divisors(max_new_tokens)
     to_the_end = settings.early_stopping == "never" and settings.length_penalty > 0
     return _beam_search(
@@ -129,7 +128,6 @@ def beam_search(
         divisors=divisors,
         hoped_divisors=np.full_like(divisors, divisors[-1]) if to_the_end else divisors,
         stop_when_full=settings.early_stopping is True,
-        vocabulary_size=vocabulary_size,
         eos_id=eos_id,
     )
 
@@ -147,7 +145,6 @@ def _beam_search(
     divisors: Array,
     hoped_divisors: Array,
     stop_when_full: Array | bool,
-    vocabulary_size: Array | int,
     eos_id: Array | int,
 ) -> Beams:
     """See `beam_search`; compiled once for all settings but the number of beams.
@@ -166,7 +163,7 @@ def _beam_search(
     def step(search: _Search) -> _Search:
         position = search.cache.position
         logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
-        allowed = (ids < vocabulary_size) & ((ids != eos_id) | (position >= min_new_tokens))
+        allowed = (ids != eos_id) | (position >= min_new_tokens)
         return _advanced(
             search,
             cache,

@@ -94,7 +94,8 @@ def generate_several(
     Args:
       params: float32 parameters of the model.
       config: their config.
-      tokenizer: the one that the model was trained with; ids that it lacks are not generated.
+      tokenizer: the one that the model was trained with. Rows that pad the embedding are tokens
+        too, as in transformers; the tokenizer says how they read.
       texts: encoder texts, see `instructions.example.encoder_text`, or token ids, which the encoder
         reads as they are: no eos is added. They are sorted into few lengths, each compiled once
         and kept for later calls.
@@ -123,7 +124,6 @@ def generate_several(
             config=config,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
-            vocabulary_size=tokenizer.vocabulary_size,
             eos_id=tokenizer.eos_id,
         )
         for row, place in enumerate(places):
@@ -210,16 +210,15 @@ def greedy_search(
     *,
     config: T5Config,
     max_new_tokens: int,
-    vocabulary_size: Array | int,
     eos_id: Array | int,
     min_new_tokens: Array | int = 0,
 ) -> tuple[Array, Array, Array]:
     """Output tokens int32 [B, max_new_tokens], their number int32 [B] and scores float32 [B].
 
     From prompts [B, S], one a row with segment id 1, padding 0; rows of padding alone stay empty.
-    The log-probabilities are those of the whole vocabulary, also where ids from `vocabulary_size`
-    on (rows that pad the embedding), or an eos before `min_new_tokens` others, would be likelier
-    than the one chosen. Ends as soon as all rows have. The results are whole on every device.
+    The log-probabilities are those of the whole vocabulary, also where an eos before
+    `min_new_tokens` others would be likelier than the one chosen. Ends as soon as all rows have.
+    The results are whole on every device.
     """
     params, config = inference_model(params, config)
     apply: Callable[..., Any] = partial(T5(config).apply, {"params": params})
@@ -242,7 +241,7 @@ def greedy_search(
     def step(search: _Search) -> _Search:
         position = search.cache.position
         logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
-        allowed = (ids < vocabulary_size) & ((ids != eos_id) | (position >= min_new_tokens))
+        allowed = (ids != eos_id) | (position >= min_new_tokens)
         chosen = jnp.argmax(jnp.where(allowed, logits, -jnp.inf), axis=-1).astype(jnp.int32)
         chosen_logits = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
         log_probabilities = chosen_logits - jax.nn.logsumexp(logits, axis=-1)

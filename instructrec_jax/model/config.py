@@ -69,6 +69,10 @@ class T5Config:
                 f"{self.relative_attention_buckets} buckets, "
                 f"not {self.relative_attention_max_distance}"
             )
+        if not 0.0 < self.layer_norm_epsilon < 1.0:
+            raise ValueError(
+                f"model layer_norm_epsilon must lie in (0, 1), not {self.layer_norm_epsilon}"
+            )
         if not 0.0 <= self.dropout_rate < 1.0:
             raise ValueError(f"model dropout_rate must lie in [0, 1), not {self.dropout_rate}")
         for name, known in (

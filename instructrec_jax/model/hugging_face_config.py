@@ -102,14 +102,15 @@ def _feed_forward(fields: Mapping[str, Any]) -> tuple[str, bool]:
 def scales_decoder_output(fields: Mapping[str, Any]) -> bool:
     """Whether the head's input is scaled by d_model^-0.5.
 
-    transformers scales where `tie_word_embeddings` is not false. For t5, version 5 writes true for
-    any model, and beside it `scale_decoder_outputs`; for mt5, version 5 never scales.
+    transformers scales where `tie_word_embeddings` is not false, and mt5's default is false. For
+    t5, version 5 writes true for any model, and beside it `scale_decoder_outputs`; for mt5, version
+    5 never scales.
     """
     asked = fields.get("scale_decoder_outputs")
     if isinstance(asked, bool):
         return asked
-    if fields.get("model_type") == "mt5" and _major_version(fields) >= 5:
-        return False
+    if fields.get("model_type") == "mt5":
+        return fields.get("tie_word_embeddings") is True and _major_version(fields) < 5
     return is_said_to_be_tied(fields)
 
 

@@ -129,13 +129,20 @@ class HuggingFaceFolder:
         rows = fields.get("vocab_size", shape[0])
         if type(rows) is not int:
             raise CheckpointError(f"config.json: vocab_size must be a whole number, not {rows!r}")
-        return config_from_json(
+        config = config_from_json(
             fields,
             vocabulary_size=rows,
             tied=tied,
             # Float32 files are computed in float32, so that the outputs stay those of the source.
             activation_dtype="float32" if dtype == np.float32 else "bfloat16",
         )
+        layers, tensors = config.num_encoder_layers + config.num_decoder_layers, self._files.shapes
+        if layers > len(tensors):
+            # The table of so many names may not even fit into memory.
+            raise CheckpointError(
+                f"config.json: {layers} layers are more than the {len(tensors)} tensors there are"
+            )
+        return config
 
     def _check_tensors(self) -> None:
         """Raises CheckpointError for missing, ill-shaped or extra tensors."""

@@ -30,8 +30,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"lora rank must be at least 1, not {self.rank}")
-        if not self.alpha > 0:
-            raise ValueError(f"lora alpha must be positive, not {self.alpha}")
+        if not 0 < self.alpha < float("inf"):
+            raise ValueError(f"lora alpha must be positive and finite, not {self.alpha}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"lora dropout must lie in [0, 1), not {self.dropout}")
         try:

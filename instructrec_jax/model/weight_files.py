@@ -23,6 +23,7 @@ INDEX_FILE = "model.safetensors.index.json"
 # What tells a folder of weights without a config.json.
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_SAVE_AGAIN = "save them as safetensors, with save_pretrained of a current transformers"
 # Types of weights in safetensors' words and in NumPy's.
 TYPES: dict[str, np.dtype] = {
     "F32": np.dtype(np.float32),
@@ -66,7 +67,7 @@ class WeightFiles:
                 shapes = {name: tuple(part.get_shape()) for name, part in found.items()}
                 types = {name: part.get_dtype() for name, part in found.items()}
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is damaged or cut short: {error}") from None
+            raise CheckpointError(_why_unreadable(path, error)) from None
         for name, shape in shapes.items():
             if types[name] not in TYPES:
                 raise CheckpointError(
@@ -92,6 +93,15 @@ class WeightFiles:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
 
 
+def _why_unreadable(path: Path, error: Exception) -> str:
+    with path.open("rb") as file:
+        start = file.read(2)
+    # Of pickles, from protocol 2 on, and of the zip files with pickles that PyTorch writes.
+    if start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        return f"{path} is a pickle, no safetensors file; it could run any code: {_SAVE_AGAIN}"
+    return f"{path} is damaged or cut short: {error}"
+
+
 def _promised_files(folder: Path) -> dict[str, str]:
     """The file of each tensor as the index has it; for a single file, {"": file}."""
     if (folder / WEIGHTS_FILE).is_file():
@@ -107,8 +117,8 @@ def _promised_files(folder: Path) -> dict[str, str]:
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickled:
         raise CheckpointError(
-            f"{folder} has pickled weights alone ({pickled[0]}): reading them could run any code. "
-            "Save them as safetensors, with save_pretrained of a current transformers"
+            f"{folder} has pickled weights alone ({pickled[0]}): reading them could run any code; "
+            + _SAVE_AGAIN
         )
     raise CheckpointError(f"{folder} holds neither {WEIGHTS_FILE} nor {INDEX_FILE}")
 

@@ -97,7 +97,8 @@ def find_model_folder(path: Path) -> tuple[Path, str]:
       CheckpointError: nothing is there.
     """
     if not path.is_dir():
-        raise CheckpointError(f"checkpoint {path} does not exist")
+        problem = "is a file, not a folder" if path.exists() else "does not exist"
+        raise CheckpointError(f"checkpoint {path} {problem}")
     if (path / METADATA_FILE).is_file():
         kind = "training checkpoint" if (path / "optimizer").is_dir() else "model folder"
         return path, kind
@@ -108,7 +109,8 @@ def find_model_folder(path: Path) -> tuple[Path, str]:
             if whole:
                 return max(whole, key=lambda child: int(child.name)), "run folder"
     raise CheckpointError(
-        f"{path} holds no checkpoint; give a run folder with checkpoints/STEP, or a step folder"
+        f"{path} holds no checkpoint; give a run folder with checkpoints/STEP, a step or model "
+        "folder, or a Hugging Face folder"
     )
 
 

@@ -55,7 +55,7 @@ def models():
     return params, transformers_model(CONFIG, params)
 
 
-def expected_beams(model, settings, *, max_new_tokens, min_new_tokens, vocabulary_size):
+def expected_beams(model, settings, *, max_new_tokens, min_new_tokens):
     """Tokens and sequence scores of transformers' beam search, the best first."""
     import torch
 
@@ -70,7 +70,6 @@ def expected_beams(model, settings, *, max_new_tokens, min_new_tokens, vocabular
             early_stopping=settings.early_stopping,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
-            suppress_tokens=list(range(vocabulary_size, 128)) or None,
             eos_token_id=EOS,
             do_sample=False,
             use_cache=False,  # transformers' cannot be deeper than the encoder
@@ -83,16 +82,10 @@ def expected_beams(model, settings, *, max_new_tokens, min_new_tokens, vocabular
     return answers, found.sequences_scores.numpy()
 
 
-def assert_equal_to_transformers(
-    settings, *, max_new_tokens=NEW_TOKENS, min_new_tokens=0, vocabulary_size=128
-):
+def assert_equal_to_transformers(settings, *, max_new_tokens=NEW_TOKENS, min_new_tokens=0):
     """Compares all beams, and returns transformers' answers."""
     params, model = models()
-    limits = {
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "vocabulary_size": vocabulary_size,
-    }
+    limits = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     answers, beam_scores = expected_beams(model, settings, **limits)
     found = beam_search(params, *prompts(), config=CONFIG, settings=settings, eos_id=EOS, **limits)
     found = jax.tree.map(np.asarray, found)
@@ -134,7 +127,6 @@ def test_beam_search_of_every_architecture_equals_transformers(name):
         settings=BeamSettings(4),
         max_new_tokens=MAX_NEW_TOKENS,
         min_new_tokens=0,
-        vocabulary_size=config.vocabulary_size,
         eos_id=1,
     )
     answers = np.asarray(found.tokens)[:, :2, : golden["beam_tokens"].shape[-1]]
@@ -153,8 +145,7 @@ def test_a_least_number_of_tokens_equals_transformers(min_new_tokens):
 
 def test_nearly_as_many_beams_as_tokens_equals_transformers():
     # Fewer tokens than candidates: at first most beams have nothing to continue.
-    answers = assert_equal_to_transformers(BeamSettings(4), vocabulary_size=EOS + 1)
-    assert max(token for answer in answers for token in answer) == EOS
+    assert_equal_to_transformers(BeamSettings(120), max_new_tokens=3)
 
 
 def test_one_new_token_equals_transformers():
@@ -165,7 +156,7 @@ def test_settings_compile_nothing_but_a_number_of_beams():
     params = with_frequent_eos(fixed_parameters(CONFIG))
 
     def search(settings):
-        limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": 0, "vocabulary_size": 128}
+        limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": 0}
         beam_search(params, *prompts(), config=CONFIG, settings=settings, eos_id=EOS, **limits)
         return beam._beam_search._cache_size()
 
