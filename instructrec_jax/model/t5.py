@@ -18,6 +18,7 @@ from jax import Array
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import Head, TokenEmbedder, constrain
 from instructrec_jax.model.layouts import split_layers
+from instructrec_jax.model.lora import ADAPTER_NAMES
 from instructrec_jax.model.stacks import DecodeCache, Decoder, Encoder
 
 Parameters = dict[str, Any]
@@ -144,11 +145,15 @@ def init_parameters(config: T5Config, rng: Array) -> Parameters:
 def decoder_layers(params: Parameters) -> tuple[Parameters, ...]:
     """The parameters of each decoder layer, for `T5.start_cache` and `T5.decode_step`.
 
-    Without adapters: those are merged into the kernels first, see `lora.merge_adapters`.
     Made once, outside of the decoding loop: slices taken at every step would copy all weights for
-    every token.
+    every token. ValueError: adapters, which are merged first, see `lora.merge_adapters`.
     """
-    return split_layers(params["decoder"]["layers"])
+    layers = params["decoder"]["layers"]
+    if any(
+        path[-1].key in ADAPTER_NAMES for path, _ in jax.tree_util.tree_leaves_with_path(layers)
+    ):
+        raise ValueError("decoding takes no adapters: merge them into the kernels first")
+    return split_layers(layers)
 
 
 def parameter_count(config: T5Config) -> int:

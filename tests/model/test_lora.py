@@ -18,7 +18,7 @@ from instructrec_jax.model.lora import (
     merge_adapters,
     projection_paths,
 )
-from instructrec_jax.model.t5 import T5, init_parameters
+from instructrec_jax.model.t5 import T5, decoder_layers, init_parameters
 
 BASE = CONFIGS["umt5"]
 LORA = LoraConfig(
@@ -138,6 +138,12 @@ def test_merged_parameters_compute_the_same(base, batch):
     assert merge_adapters(adapted, LORA)["token_embedder"]["embedding"] is kernel
 
 
+def test_decoding_takes_merged_parameters_alone(base):
+    with pytest.raises(ValueError, match="merge them into the kernels first"):
+        decoder_layers(with_adapters(base, of_b=1))
+    assert len(decoder_layers(base)) == BASE.num_decoder_layers
+
+
 def test_merging_keeps_a_kernels_type(base):
     adapted = with_adapters(base, of_b=1)
     query = adapted["encoder"]["layers"]["self_attention"]["query"]
@@ -179,6 +185,7 @@ def test_targets_choose_projections(targets, count):
         ({"targets": "(query"}, "is not a regex"),
         ({"rank": 0}, "rank must be at least 1"),
         ({"alpha": 0.0}, "alpha must be positive"),
+        ({"alpha": float("inf")}, "alpha must be positive and finite"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\)"),
         ({"rang": 3}, "rang"),
     ],
