@@ -29,11 +29,21 @@ from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.sharding import path_name
 from instructrec_jax.training.streamed_arrays import StreamedArray, save_streamed
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_FILE = Path("metadata") / "metadata"
 
-
-_METADATA_KEYS = ("step", "model", "tokenizer", "encoder_length", "decoder_length", "fingerprints")
+_METADATA_KEYS = (
+    "step",
+    "model",
+    "tokenizer",
+    "encoder_length",
+    "decoder_length",
+    "fingerprints",
+    "identity",
+    "stored_types",
+    "foreign_config",
+    "base",
+)
 # What Orbax and TensorStore say of files that are missing or damaged, against a reading that failed
 # for another reason (no memory, no permission, another tree of arrays).
 _DAMAGE = (

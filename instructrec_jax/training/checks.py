@@ -81,7 +81,8 @@ def _computed_fields(config: ConfigDict) -> dict[str, Any]:
 
 
 def _lora_config(config: ConfigDict) -> LoraConfig | None:
-    if not config.lora.rank:
+    # A rank below 0 is told of by `check`.
+    if config.lora.rank <= 0:
         return None
     try:
         return LoraConfig(**config.lora.to_dict())
@@ -143,6 +144,11 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     if config.tokenizer.path and config.tokenizer.kind != TOKENIZER_KINDS[0]:
         problems.append(
             f"tokenizer.kind={config.tokenizer.kind} needs no tokenizer.path; leave one of them"
+        )
+    if config.tokenizer.path and config.init:
+        problems.append(
+            "tokenizer.path and init exclude each other: a run keeps the tokenizer of the model "
+            "that it starts from"
         )
     if config.lora.rank > 0:
         if not config.init:

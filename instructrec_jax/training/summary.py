@@ -37,7 +37,7 @@ def run_summary(
         f"{model.vocabulary_size:,}, activations in {model.activation_dtype}",
         f"mesh {axes} on {mesh.size} {kind} device(s), {jax.process_count()} process(es)",
         f"memory a device: parameters {_size(parameters)}, gradients {_size(gradients)}, "
-        f"optimizer {_size(optimizer)}; activations come on top",
+        f"optimizer {_size(optimizer)}; activations and updates come on top",
         f"data: {packing['examples']:,} examples in {packing['rows']:,} packed rows an epoch "
         f"({packing['examples_per_row']:.1f} a row); filled: encoder "
         f"{packing['encoder_fill']:.1%}, decoder {packing['decoder_fill']:.1%}",

@@ -265,6 +265,7 @@ def test_a_further_run_starts_from_the_merged_model_and_leaves_frozen_parameters
         ({"model.frozen_dtype": "float16"}, "model.frozen_dtype=float16"),
         ({"tokenizer.kind": "byte"}, "did you mean 'bytes'"),
         ({"tokenizer.kind": "bytes", "tokenizer.path": "x"}, "needs no tokenizer.path"),
+        ({"tokenizer.path": "x"}, "tokenizer.path and init exclude each other"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(changes, words, base, dataset, tmp_path):
