@@ -107,8 +107,7 @@ def assert_equal_to_transformers(settings, *, max_new_tokens=NEW_TOKENS, min_new
 
 
 @pytest.mark.parametrize("early_stopping", [False, True, "never"])
-@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 2.0])
-@pytest.mark.parametrize("num_beams", [2, 4])
+@pytest.mark.parametrize(("num_beams", "length_penalty"), [(2, 0.0), (4, 0.6), (2, 1.0), (4, 2.0)])
 def test_beam_search_equals_transformers(num_beams, length_penalty, early_stopping):
     settings = BeamSettings(num_beams, length_penalty, early_stopping)
     answers = assert_equal_to_transformers(settings)
@@ -206,7 +205,7 @@ def test_batch_size_and_order_change_nothing(ending_params):
 
 def test_sharded_parameters_give_the_same_answers(ending_params):
     texts = random_texts(5, longest=15)
-    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    mesh = jax.make_mesh((1, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
         sharded = jax.device_put(ending_params, named(mesh, parameter_specs(ending_params)))
         assert_same(several(sharded, texts), several(ending_params, texts))
