@@ -40,9 +40,20 @@ class Kept(NamedTuple):
     label: str
 
 
+class Compared(NamedTuple):
+    """A draft by its words; they are sorted by `rank` first."""
+
+    rank: tuple[int, str]
+    place: str
+    number: int
+    words: bytes
+
+
 def held_out_text(key: str, group: Group, run: Run) -> Iterator[Emission]:
     """Documents whose text, but for case and white space, is also in a held-out split."""
     documents: list[DocumentKey] = group["texts"]
+    if len(documents) == 1:
+        return
     owner = min((document.split for document in documents), key=PRECEDENCE.__getitem__)
     for document in documents:
         if document.split != owner:
@@ -51,6 +62,8 @@ def held_out_text(key: str, group: Group, run: Run) -> Iterator[Emission]:
 
 def near_duplicates(key: str, group: Group, run: Run) -> Iterator[Emission]:
     """Documents nearly the same as another one of the same or a held-out split."""
+    if len(group["bands"]) == 1:
+        return
     limit = run.recipe.filters.near_duplicate_similarity
 
     def like(first: DocumentKey, second: DocumentKey) -> bool:
@@ -106,23 +119,23 @@ def held_out_answers(key: str, group: Group, run: Run) -> Iterator[Emission]:
             yield _refused(draft, "answer_in_held_out_split")
             continue
         if draft.words:
+            compared = Compared(_rank(draft), draft.place, draft.number, draft.words)
             for bucket in near.rouge_buckets(draft.words):
-                yield "similar", f"{draft.task}/{bucket}", draft
+                yield "similar", f"{draft.task}/{bucket}", compared
         yield "compared", _draft_name(draft), draft._replace(words=b"")
 
 
 def similar_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
-    """Drafts whose words are, by ROUGE-L, nearly those of a draft of another document."""
-    limit = run.recipe.filters.max_rouge
+    """Drafts whose words are, by ROUGE-L, nearly those of a draft of another document.
 
-    def like(first: DraftKey, second: DraftKey) -> bool:
-        # Drafts of one document are made to differ in little.
-        if first.place == second.place:
-            return False
-        return near.rouge_above(first.words, second.words, limit=limit)
-
-    for draft in near.followers(_in_order(group["similar"]), like):
-        yield "refused_drafts", _draft_name(draft), "similar_question"
+    Drafts of one document are made to differ in little.
+    """
+    drafts: list[Compared] = sorted(group["similar"])
+    if len(drafts) == 1:
+        return
+    texts = [(draft.place, draft.words) for draft in drafts]
+    for number in near.rouge_followers(texts, limit=run.recipe.filters.max_rouge):
+        yield "refused_drafts", _draft_name(drafts[number]), "similar_question"
 
 
 def survivors(key: str, group: Group, run: Run) -> Iterator[Emission]:
@@ -232,14 +245,18 @@ def _cap(recipe: Recipe, phrasings: Phrasings, task: str, split: str) -> int:
 
 
 def _in_order(drafts: list[DraftKey]) -> list[DraftKey]:
-    return sorted(drafts, key=lambda d: (PRECEDENCE[d.split], d.identity, d.place, d.number))
+    return sorted(drafts, key=lambda d: (_rank(d), d.place, d.number))
+
+
+def _rank(draft: DraftKey) -> tuple[int, str]:
+    return PRECEDENCE[draft.split], draft.identity
 
 
 def _refused(draft: DraftKey, reason: str) -> Emission:
     return "verdicts", draft.place, Verdict(draft.number, reason)
 
 
-def _draft_name(draft: DraftKey) -> str:
+def _draft_name(draft: DraftKey | Compared) -> str:
     return f"{draft.place}/{draft.number}"
 
 

@@ -23,7 +23,8 @@ __all__ = ["COMPARING_FILTERS", "FILTERS", "Evaluation", "FilterSettings", "Limi
 _LONGEST_HARMLESS_COPY = 24
 # A word that makes up more than this share of so many words is a stuck key.
 _STUCK_WORD_SHARE, _STUCK_WORD_LENGTH = 0.5, 10
-_STUCK_SEQUENCE = re.compile(r"(.{1,8}?)\1{19,}", re.DOTALL)
+_STUCK_REPEATS = 20
+_STUCK_SEQUENCE = re.compile(rf"(.{{1,8}}?)\1{{{_STUCK_REPEATS - 1},}}", re.DOTALL)
 # The share of letters says something about texts of so many characters, white space left out.
 _SHORTEST_JUDGED_BY_LETTERS = 80
 _LEAST_LETTERS_OF_A_SCRIPT = 20
@@ -215,12 +216,16 @@ def _repetition(judged: Judged) -> str:
     return "degenerate" if any(map(_is_degenerate, texts)) else ""
 
 
+# Drafts of a document ask about the same text many times.
+@lru_cache(maxsize=256)
 def _is_degenerate(text: str) -> bool:
     words = text.split()
-    if len(words) >= _STUCK_WORD_LENGTH:
-        most = Counter(words).most_common(1)[0][1]
-        if most > _STUCK_WORD_SHARE * len(words):
-            return True
+    most = max(Counter(words).values(), default=0)
+    if len(words) >= _STUCK_WORD_LENGTH and most > _STUCK_WORD_SHARE * len(words):
+        return True
+    # A stuck sequence is a long word, or repeats its words: this spares most texts the search.
+    if most < _STUCK_REPEATS - 2 and max(map(len, words), default=0) < _STUCK_REPEATS:
+        return False
     return any(match[1].strip() for match in _STUCK_SEQUENCE.finditer(text))
 
 
@@ -251,13 +256,22 @@ def _known_scripts() -> frozenset[str]:
 
 
 def _medium(judged: Judged) -> str:
-    draft = judged.draft
-    found = _MISSING_MEDIUM.search(draft.input) or _MISSING_MEDIUM.search(draft.target)
-    return "missing_medium" if found else ""
+    texts = (judged.draft.target, judged.draft.input)
+    return "missing_medium" if any(map(_misses_medium, texts)) else ""
+
+
+@lru_cache(maxsize=256)
+def _misses_medium(text: str) -> bool:
+    return _MISSING_MEDIUM.search(text) is not None
 
 
 def _personal(judged: Judged) -> str:
-    return finding(f"{judged.draft.input}\n{judged.draft.target}")
+    return _finding(judged.draft.target) or _finding(judged.draft.input)
+
+
+@lru_cache(maxsize=256)
+def _finding(text: str) -> str:
+    return finding(text)
 
 
 def _evaluated(judged: Judged) -> str:

@@ -14,12 +14,9 @@ def digest(*parts: object, size: int = 8) -> str:
     Parts are written as text and set apart by their lengths, so ("ab", "c") differs from
     ("a", "bc").
     """
-    state = hashlib.blake2b(digest_size=size)
-    for part in parts:
-        data = str(part).encode("utf-8", "surrogatepass")
-        state.update(f"{len(data)}:".encode())
-        state.update(data)
-    return state.hexdigest()
+    texts = [str(part).encode("utf-8", "surrogatepass") for part in parts]
+    data = b"".join([b"%d:%b" % (len(text), text) for text in texts])
+    return hashlib.blake2b(data, digest_size=size).hexdigest()
 
 
 def fraction(*parts: object) -> float:

@@ -7,7 +7,6 @@ leaders: texts that come before it in a fixed order and are like none of those b
 
 import re
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TypeVar
@@ -23,10 +22,10 @@ _WORDS_IN_A_SHINGLE = 5
 _RECALL = 0.99
 # A text is compared to so many leaders of a bucket: work stays linear where a bucket is crowded.
 _MOST_LEADERS = 256
-# Words of a text that ROUGE-L looks at, and hash bytes of each.
-_ROUGE_WORDS = 160
+# Words of a text that ROUGE-L looks at, fewer than a byte can count, and hash bytes of each.
+_ROUGE_WORDS, _WORD_BYTES = 160, 2
 # Bands and rows of ROUGE's buckets: see `rouge_buckets`.
-_ROUGE_BANDS, _ROUGE_ROWS = 8, 2
+_ROUGE_BANDS, _ROUGE_ROWS = 12, 3
 _Item = TypeVar("_Item")
 
 
@@ -46,7 +45,7 @@ def bands(values: np.ndarray, *, similarity: float) -> list[str]:
     """The buckets of a signature: texts of this Jaccard similarity share one (99 % of them)."""
     rows = rows_of_band(len(values), similarity)
     return [
-        f"{start}:{hashing.digest(values[start : start + rows].tobytes().hex())}"
+        f"{start}:{values[start : start + rows].tobytes().hex()}"
         for start in range(0, len(values) - rows + 1, rows)
     ]
 
@@ -85,35 +84,53 @@ def followers(items: Iterable[_Item], like: Callable[[_Item, _Item], bool]) -> l
 
 
 def rouge_sketch(text: str, *, least: int) -> bytes:
-    """Four bytes a word for ROUGE-L, of the first words; b"" for a text of fewer than `least`."""
+    """Two bytes a word for ROUGE-L, of the first words; b"" for a text of fewer than `least`."""
     words = words_of(text)
-    if len(words) < least:
-        return b""
-    return b"".join(
-        zlib.crc32(word.encode("utf-8", "surrogatepass")).to_bytes(4)
-        for word in words[:_ROUGE_WORDS]
-    )
+    return b"".join(map(_word_hash, words[:_ROUGE_WORDS])) if len(words) >= least else b""
 
 
 def rouge_buckets(tokens: bytes) -> list[str]:
     """Buckets in which texts of a high ROUGE-L meet.
 
     ROUGE-L >= r means that the texts share at least r/2 of their words together: a Jaccard
-    similarity of the bags of words of r / (2 - r) or more, 0.54 for 0.7. Of such pairs 94 % meet.
+    similarity of the bags of words of r / (2 - r) or more. Of the pairs of ROUGE-L 0.7 at least
+    87 % meet, of 0.75 95 %, of 0.8 98 %.
     """
-    bag = {f"{word.hex()}.{number}" for word, number in _bag(tokens)}
-    values = _min_hash(bag, _ROUGE_BANDS * _ROUGE_ROWS)
-    return [
-        f"{band}:{values[_ROUGE_ROWS * band : _ROUGE_ROWS * (band + 1)].tobytes().hex()}"
-        for band in range(_ROUGE_BANDS)
-    ]
+    values = _bag_min_hash(tokens).reshape(_ROUGE_BANDS, _ROUGE_ROWS)
+    return [f"{band}:{row.tobytes().hex()}" for band, row in enumerate(values)]
+
+
+def rouge_followers(texts: Sequence[tuple[str, bytes]], *, limit: float) -> list[int]:
+    """Like `followers`: which of (document, words), in order, have a ROUGE-L above the limit.
+
+    To an earlier text of another document, that is. ROUGE-L is the F measure of the longest common
+    subsequence of words. What it can be at most, by the bags of words, is told of all leaders at
+    once: words are counted by a byte of their hashes, so that no pair is missed.
+    """
+    leaders: list[int] = []
+    counts = np.zeros((256, min(len(texts), _MOST_LEADERS)), np.uint8)
+    lengths = np.zeros(counts.shape[1])
+    found = []
+    for number, (document, words) in enumerate(texts):
+        first = np.frombuffer(words, np.uint8)[::_WORD_BYTES]
+        own = np.bincount(first, minlength=256).astype(np.uint8)
+        held = len(leaders)
+        shared = np.minimum(counts[:, :held], own[:, None]).sum(axis=0, dtype=np.uint8)
+        close = np.flatnonzero(2 * shared.astype(float) > limit * (lengths[:held] + len(first)))
+        others = (texts[leaders[place]] for place in close)
+        if any(
+            other != document and rouge_above(known, words, limit=limit) for other, known in others
+        ):
+            found.append(number)
+        elif held < counts.shape[1]:
+            counts[:, held], lengths[held] = own, len(first)
+            leaders.append(number)
+    return found
 
 
 def rouge_above(first: bytes, second: bytes, *, limit: float) -> bool:
-    """Whether ROUGE-L, the F measure of the longest common subsequence of words, is above."""
-    least = limit * (len(first) + len(second)) / 8
-    if min(len(first), len(second)) / 4 <= least or len(_bag(first) & _bag(second)) <= least:
-        return False
+    """Whether ROUGE-L of two sketches is above."""
+    least = limit * (len(first) + len(second)) / (2 * _WORD_BYTES)
     return longest_common_subsequence(_split(first), _split(second)) > least
 
 
@@ -130,19 +147,34 @@ def longest_common_subsequence(first: Sequence[bytes], second: Sequence[bytes]) 
     return len(first) - row.bit_count()
 
 
-@lru_cache(maxsize=2 * _MOST_LEADERS)
-def _bag(tokens: bytes) -> frozenset[tuple[bytes, int]]:
-    """The words, each with its number among its equals."""
-    seen: Counter[bytes] = Counter()
-    bag = []
-    for word in _split(tokens):
-        bag.append((word, seen[word]))
-        seen[word] += 1
-    return frozenset(bag)
+@lru_cache(maxsize=1 << 16)
+def _word_hash(word: str) -> bytes:
+    return zlib.crc32(word.encode("utf-8", "surrogatepass")).to_bytes(4)[:_WORD_BYTES]
 
 
 def _split(tokens: bytes) -> list[bytes]:
-    return [tokens[i : i + 4] for i in range(0, len(tokens), 4)]
+    return [tokens[i : i + _WORD_BYTES] for i in range(0, len(tokens), _WORD_BYTES)]
+
+
+def _bag_min_hash(tokens: bytes) -> np.ndarray:
+    """MinHash values, uint32 [bands * rows], of the words, each with its number among its equals.
+
+    The hashes are multiplications of 64 bits (Dietzfelbinger et al. 1997).
+    """
+    words = np.sort(np.frombuffer(tokens, ">u2").astype(np.uint64))
+    places = np.arange(len(words))
+    begins = np.concatenate([[True], words[1:] != words[:-1]])
+    equals = places - np.maximum.accumulate(np.where(begins, places, 0))
+    mixed = (words | equals.astype(np.uint64) << np.uint64(16)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(32)
+    factors = _factors(_ROUGE_BANDS * _ROUGE_ROWS)
+    return (mixed * factors[:, None] >> np.uint64(32)).min(axis=1).astype(np.uint32)
+
+
+@lru_cache
+def _factors(count: int) -> np.ndarray:
+    """Odd numbers of 64 bits, always the same ones."""
+    return np.array([int(hashing.digest("rouge", n), 16) | 1 for n in range(count)], np.uint64)
 
 
 def _min_hash(parts: set[str], permutations: int) -> np.ndarray:

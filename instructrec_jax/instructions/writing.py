@@ -48,7 +48,7 @@ def gzipped(lines: Iterable[bytes]) -> bytes:
     """The lines as a gzip file without time or name inside."""
     contents = io.BytesIO()
     with gzip.GzipFile("", "wb", 6, contents, mtime=0) as file:
-        file.writelines(lines)
+        file.write(b"".join(lines))
     return contents.getvalue()
 
 
