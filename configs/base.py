@@ -51,6 +51,9 @@ def _build() -> ConfigDict:
     # Tasks to construct, out of instructrec_jax/instructions/tasks/__init__.py; () = every task of
     # these sources.
     build.tasks = ()
+    # Folders with tasks, readers and phrasings of your own (tasks.py, readers.py,
+    # templates/TASK.toml), as docs/tutorial_own_corpus.md makes one.
+    build.extensions = ()
     # CLDR locales that English is paired with, in both directions.
     build.languages = ("zh", "de", "fr", "es", "ja", "ru", "ar")
     # Upper bounds, 0 = none: documents read of each corpus, train examples kept of each task.

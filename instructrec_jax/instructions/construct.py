@@ -22,7 +22,6 @@ from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.rejects import write_unreadable
 from instructrec_jax.instructions.sources import Unit, documents_of, units_of
 from instructrec_jax.instructions.splitting import answer_hash, split_of_document
-from instructrec_jax.instructions.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -169,11 +168,11 @@ def construct_document(
         test_fraction=recipe.test_fraction,
         seed=recipe.seed,
     )
-    candidates = []
+    candidates, bank = [], recipe.bank
     for name in recipe.tasks_of(source):
         if unseen_task(name, recipe) and split != TEST:
             continue
-        task = TASKS[name]
+        task = bank[name]
         for draft in task.generate(document, context):
             reason = rejection(
                 draft,

@@ -9,7 +9,7 @@ from instructrec_jax.instructions.phrasings import Phrasings
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.splitting import HOLDOUTS
 from instructrec_jax.instructions.tally import Tally
-from instructrec_jax.instructions.tasks import TASKS
+from instructrec_jax.instructions.tasks import Task
 
 
 def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]
     Raises:
         AssertionError: drafts or documents that are neither used nor refused.
     """
-    tasks = {task: _task(task, tally, phrasings) for task in recipe.chosen_tasks}
+    tasks = {name: _task(name, recipe.bank[name], tally, phrasings) for name in recipe.chosen_tasks}
     sources = {source: _source(source, tally) for source in recipe.used_sources}
     splits: Counter[str] = Counter()
     holdouts: Counter[str] = Counter()
@@ -46,24 +46,24 @@ def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]
     }
 
 
-def _task(task: str, tally: Tally, phrasings: Phrasings) -> dict[str, Any]:
-    drafts, accepted = tally.counts["drafts", task], tally.counts["accepted", task]
-    rejected = dict(tally.counter("rejected", task))
-    assert drafts == accepted + sum(rejected.values()), (task, drafts, accepted, rejected)
-    examples = {split: dict(tally.counter("examples", task, split)) for split in SPLITS}
+def _task(name: str, task: Task, tally: Tally, phrasings: Phrasings) -> dict[str, Any]:
+    drafts, accepted = tally.counts["drafts", name], tally.counts["accepted", name]
+    rejected = dict(tally.counter("rejected", name))
+    assert drafts == accepted + sum(rejected.values()), (name, drafts, accepted, rejected)
+    examples = {split: dict(tally.counter("examples", name, split)) for split in SPLITS}
     measured = {
-        side: lengths(tally.counter("length", task, side)) for side in ("encoder", "target")
+        side: lengths(tally.counter("length", name, side)) for side in ("encoder", "target")
     }
     return {
-        "target_source": TASKS[task].target_source,
-        "kinds": list(TASKS[task].kinds),
-        "composition": list(TASKS[task].composition or ()),
+        "target_source": task.target_source,
+        "kinds": list(task.kinds),
+        "composition": list(task.composition or ()),
         "examples": {split: held for split, held in examples.items() if held},
         "drafts": drafts,
         "accepted": accepted,
         "rejected": rejected,
         "lengths": measured if accepted else {},
-        "held_out_templates": [template.id for template in phrasings.held_out[task]],
+        "held_out_templates": [template.id for template in phrasings.held_out[name]],
     }
 
 

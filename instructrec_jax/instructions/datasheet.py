@@ -12,7 +12,6 @@ from instructrec_jax.instructions.counting import histogram
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
 from instructrec_jax.instructions.tally import Tally
-from instructrec_jax.instructions.tasks import TASKS
 
 _LONGEST_SAMPLE = 1_500
 # Both of the project's pages look alike: the style stands beside the report.
@@ -110,7 +109,7 @@ def _task_rows(info: Mapping[str, Any], phrasings: Phrasings) -> list[dict[str, 
         rows.append(
             {
                 "name": name,
-                "description": TASKS[name].description,
+                "description": phrasings.recipe.bank[name].description,
                 "count": count,
                 "held_out": bool(unseen_task(name, phrasings.recipe)),
                 "templates": phrasings.all[name],

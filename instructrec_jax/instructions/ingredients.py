@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from instructrec_jax.instructions import extensions
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import contents_hash
 from instructrec_jax.instructions.templates import FOLDER
@@ -35,9 +36,14 @@ def recipe_record(
         "templates": {
             task: hashlib.sha256((FOLDER / f"{task}.toml").read_bytes()).hexdigest()
             for task in recipe.chosen_tasks
+            if (FOLDER / f"{task}.toml").exists()
         },
         "tokenizer": tokenizer_sha256,
     }
+    if recipe.extensions:
+        ingredients["files of the extensions"] = [
+            files_digest(Path(folder), extensions.files_of(folder)) for folder in recipe.extensions
+        ]
     if recipe.filters.decontaminate:
         ingredients["evaluation files"] = {
             path: files_digest(Path("/"), map(Path.absolute, _files(path)))

@@ -21,7 +21,6 @@ from instructrec_jax.instructions.example import (
 )
 from instructrec_jax.instructions.flow import FILES, Emission, Group, Run
 from instructrec_jax.instructions.rejects import write_reject
-from instructrec_jax.instructions.tasks import TASKS
 from instructrec_jax.instructions.templates import Template
 from instructrec_jax.instructions.writing import gzipped, json_line, shard_name
 
@@ -118,7 +117,8 @@ def _example(
     kind: str = "rejected",
 ) -> InstructionExample:
     """The finished example; `kind`, the hold-out or the phrasing's number, ends its id."""
-    document, draft, task = made.document, candidate.draft, TASKS[candidate.task]
+    document, draft = made.document, candidate.draft
+    task = run.recipe.bank[candidate.task]
     instruction, text = ("", draft.input) if template is None else template.render(draft)
     return InstructionExample(
         id=f"{candidate.task}-{candidate.identity}-{kind}",

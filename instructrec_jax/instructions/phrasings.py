@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from instructrec_jax.instructions.example import TEST
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.splitting import COMPOSITION, DOCUMENT, PHRASING, TASK
-from instructrec_jax.instructions.tasks import TASKS
 from instructrec_jax.instructions.templates import (
     Template,
     choose_template,
     held_out_templates,
-    load_templates,
 )
 
 
@@ -27,9 +25,7 @@ class Phrasings:
     @classmethod
     def of(cls, recipe: Recipe) -> "Phrasings":
         """Read the templates of every chosen task."""
-        templates = {
-            task: load_templates(task, styles=recipe.styles) for task in recipe.chosen_tasks
-        }
+        templates = {task: recipe.templates_of(task) for task in recipe.chosen_tasks}
         held_out = {
             task: ()
             if unseen_task(task, recipe)
@@ -77,6 +73,6 @@ class Phrasings:
 
 def unseen_task(task: str, recipe: Recipe) -> str:
     """What the test examples of a task probe where training never sees the task; else ""."""
-    if TASKS[task].composition:
+    if recipe.bank[task].composition:
         return COMPOSITION
     return TASK if task in recipe.holdout_tasks else ""

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from instructrec_jax.errors import nearest
+from instructrec_jax.instructions import extensions
 from instructrec_jax.instructions.filters import FilterSettings, Limits
-from instructrec_jax.instructions.sources import READERS, SOURCES, kind_of
+from instructrec_jax.instructions.sources import SOURCES, Reader, kind_of, readers_of
 from instructrec_jax.instructions.sources.corpus import corpus_of, entry_problems
 from instructrec_jax.instructions.sources.locale_names import is_known_language
-from instructrec_jax.instructions.tasks import TASKS
-from instructrec_jax.instructions.templates import STYLES, load_templates
+from instructrec_jax.instructions.tasks import Task
+from instructrec_jax.instructions.templates import STYLES, Template, load_templates
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Recipe:
     styles: tuple[str, ...] = ()
     demonstrations: float = 0.0
     demonstration_characters: int = 1_500
+    extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Configs hand in their own kind of mapping.
         entries = tuple(_plain(entry) for entry in self.corpora)
         object.__setattr__(self, "corpora", entries)
+        object.__setattr__(self, "extensions", tuple(map(str, self.extensions)))
         object.__setattr__(self, "filters", FilterSettings.of(self.filters))
 
     @property
@@ -62,24 +65,34 @@ class Recipe:
         )
 
     @property
+    def bank(self) -> dict[str, Task]:
+        """All tasks that there are: the package's and those of the extensions."""
+        return extensions.task_bank(self.extensions)
+
+    @property
     def chosen_tasks(self) -> tuple[str, ...]:
         """The tasks to construct, in the order of the task bank."""
         kinds = {kind_of(source, self) for source in self.sources}
         return tuple(
             name
-            for name, task in TASKS.items()
+            for name, task in self.bank.items()
             if (not self.tasks or name in self.tasks) and kinds & set(task.kinds)
         )
 
     def tasks_of(self, source: str) -> tuple[str, ...]:
         """The chosen tasks that are made from a corpus."""
-        kind = kind_of(source, self)
-        return tuple(name for name in self.chosen_tasks if kind in TASKS[name].kinds)
+        kind, bank = kind_of(source, self), self.bank
+        return tuple(name for name in self.chosen_tasks if kind in bank[name].kinds)
 
     @property
     def used_sources(self) -> tuple[str, ...]:
         """The sources that any of the chosen tasks is made from."""
         return tuple(source for source in self.sources if self.tasks_of(source))
+
+    def templates_of(self, task: str) -> tuple[Template, ...]:
+        """The phrasings of a task, of the recipe's styles, with those of the extensions."""
+        files = extensions.template_files(task, self.extensions)
+        return load_templates(task, styles=self.styles, further=files)
 
     def to_record(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
@@ -88,11 +101,15 @@ class Recipe:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the recipe, one line each; [] where nothing is."""
+        found = extensions.problems(self.extensions)
+        if found:
+            return found
+        bank = self.bank
         found = self._corpora_problems()
         named = [str(entry["name"]) for entry in self.corpora if entry.get("name")]
         found += _unknown("build.sources", self.sources, (*SOURCES, *named))
-        found += _unknown("build.tasks", self.tasks, TASKS)
-        found += _unknown("build.holdout_tasks", self.holdout_tasks, TASKS)
+        found += _unknown("build.tasks", self.tasks, bank)
+        found += _unknown("build.holdout_tasks", self.holdout_tasks, bank)
         found += _unknown("build.styles", self.styles, STYLES)
         found += [
             f"build.languages: {code!r} is no CLDR locale"
@@ -110,19 +127,19 @@ class Recipe:
             found.append("build.languages: locale_names needs a language besides English")
         orphans = [name for name in self.tasks if name not in self.chosen_tasks]
         found += [
-            f"build.tasks: {name} needs documents of the kind {' or '.join(TASKS[name].kinds)}; "
+            f"build.tasks: {name} needs documents of the kind {' or '.join(bank[name].kinds)}; "
             "no source gives them"
             for name in orphans
         ]
         for name in self.chosen_tasks:
-            bank = len(load_templates(name, styles=self.styles))
-            if not bank:
+            templates = len(self.templates_of(name))
+            if not templates:
                 found.append(f"build.styles: {name} has no template of {', '.join(self.styles)}")
                 continue
-            if name not in self.holdout_tasks and self.holdout_phrasings >= bank:
+            if name not in self.holdout_tasks and self.holdout_phrasings >= templates:
                 found.append(
                     f"build.holdout_phrasings: {self.holdout_phrasings} leaves no template of "
-                    f"{name} for training; it has {bank}"
+                    f"{name} for training; it has {templates}"
                 )
         if not set(self.chosen_tasks) - set(self.holdout_tasks):
             found.append("build.holdout_tasks: every task is held out")
@@ -131,16 +148,24 @@ class Recipe:
     def _corpora_problems(self) -> list[str]:
         found: list[str] = []
         names: set[str] = set()
+        readers = readers_of(self)
+        found += [
+            f"build.extensions: READERS[{name!r}] is no Reader"
+            for name, reader in readers.items()
+            if not isinstance(reader, Reader)
+        ]
+        if found:
+            return found
         for number, entry in enumerate(self.corpora):
             name = entry.get("name")
             place = f"build.corpora: {name}" if name else f"build.corpora[{number}]"
-            problems = entry_problems(entry, place=place, readers=READERS)
+            problems = entry_problems(entry, place=place, readers=readers)
             if name in SOURCES or name in names:
                 problems.append(f"{place}: another corpus has this name; give it its own `name`")
             elif name and name not in self.sources:
                 problems.append(f"{place} is not named in build.sources")
             if not problems:
-                reader = READERS[entry["reader"]]
+                reader = readers[entry["reader"]]
                 corpus = corpus_of(entry, options=reader.options)
                 problems += [f"{place}: {line}" for line in reader.problems(corpus)]
             if isinstance(name, str):

@@ -9,7 +9,7 @@ or not at all; which, the choice of the template decides.
 import re
 import string
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -171,35 +171,49 @@ def _holds(text: str, part: str) -> bool:
 
 
 def load_templates(
-    task: str, *, styles: tuple[str, ...] = (), folder: Path = FOLDER
+    task: str,
+    *,
+    styles: tuple[str, ...] = (),
+    folder: Path = FOLDER,
+    further: Sequence[Path] = (),
 ) -> tuple[Template, ...]:
-    """The templates of a task, of the given styles (() = all), in the order of its file.
+    """The templates of a task, of the given styles (() = all), in the order of its files.
+
+    They stand in the task's file of the folder, in `further` files, or in both.
 
     Raises:
         DataError: no such file, not TOML, an unknown style, an id that comes twice, or a template
             that is no Jinja.
     """
-    path = folder / f"{task}.toml"
+    templates: dict[str, Template] = {}
+    own = folder / f"{task}.toml"
+    for path in (*([own] if own.exists() or not further else []), *further):
+        for template in _read(task, path):
+            if template.id in templates:
+                name = template.id.partition(".")[2]
+                raise DataError(f"{path}: two templates are called {name!r}")
+            templates[template.id] = template
+    return tuple(t for t in templates.values() if not styles or t.style in styles)
+
+
+def _read(task: str, path: Path) -> Iterator[Template]:
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))["templates"]
     except FileNotFoundError as error:
         raise DataError(f"{path}: the task {task!r} has no file of templates") from error
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise DataError(f"{path}: not a list of templates: {error}") from error
-    templates: dict[str, Template] = {}
     for entry in entries:
         if set(entry) != {"id", "style", "text"} or entry["style"] not in STYLES:
             raise DataError(
                 f"{path}: a template has id, text and a style out of {', '.join(STYLES)}, "
                 f"not {entry}"
             )
-        name = f"{task}.{entry['id']}"
-        if name in templates:
-            raise DataError(f"{path}: two templates are called {entry['id']!r}")
-        template = Template(id=name, style=entry["style"], text=entry["text"], file=str(path))
+        template = Template(
+            id=f"{task}.{entry['id']}", style=entry["style"], text=entry["text"], file=str(path)
+        )
         assert template.fields is not None
-        templates[name] = template
-    return tuple(t for t in templates.values() if not styles or t.style in styles)
+        yield template
 
 
 def held_out_templates(

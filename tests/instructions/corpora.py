@@ -11,7 +11,11 @@ from instructrec_jax.instructions.sources.corpus import corpora_from_flags, corp
 def recipe_of(reader, path, *, allowed_licences=(), **options):
     entry = {"name": "mine", "reader": reader, "path": str(path), **options}
     return SimpleNamespace(
-        corpora=(entry,), allowed_licences=allowed_licences, languages=(), seed=0
+        corpora=(entry,),
+        extensions=(),
+        allowed_licences=allowed_licences,
+        languages=(),
+        seed=0,
     )
 
 

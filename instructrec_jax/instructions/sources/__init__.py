@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from instructrec_jax.instructions import extensions
 from instructrec_jax.instructions.document import Document, Unreadable
 from instructrec_jax.instructions.sources import (
     abc_tunes,
@@ -225,10 +226,16 @@ READERS = {
 }
 
 
+def readers_of(recipe: "Recipe") -> dict[str, Reader]:
+    """The package's readers, and those of the recipe's extensions."""
+    return READERS | extensions.own_readers(recipe.extensions) if recipe.extensions else READERS
+
+
 def corpora(recipe: "Recipe") -> dict[str, Corpus]:
     """The user's own corpora of a recipe without problems, by name."""
+    readers = readers_of(recipe)
     return {
-        entry["name"]: corpus_of(entry, options=READERS[entry["reader"]].options)
+        entry["name"]: corpus_of(entry, options=readers[entry["reader"]].options)
         for entry in recipe.corpora
     }
 
@@ -237,8 +244,9 @@ def kind_of(name: str, recipe: "Recipe") -> str:
     """The kind of the documents of a corpus; "" for a corpus or reader that does not exist."""
     if name in SOURCES:
         return SOURCES[name].kind
-    readers = [entry.get("reader") for entry in recipe.corpora if entry.get("name") == name]
-    return READERS[readers[0]].kind if readers and readers[0] in READERS else ""
+    used = [entry.get("reader") for entry in recipe.corpora if entry.get("name") == name]
+    readers = readers_of(recipe)
+    return readers[used[0]].kind if used and used[0] in readers else ""
 
 
 def title_of(name: str, recipe: "Recipe") -> str:
@@ -251,14 +259,14 @@ def description_of(name: str, recipe: "Recipe") -> str:
     if name in SOURCES:
         return SOURCES[name].description
     corpus = corpora(recipe)[name]
-    return f"{READERS[corpus.reader].description} Read from {corpus.path}."
+    return f"{readers_of(recipe)[corpus.reader].description} Read from {corpus.path}."
 
 
 def contents_hash(name: str, recipe: "Recipe") -> str:
     """Hash of the names and contents of a corpus's files, wherever its folder lies."""
     corpus = corpora(recipe)[name]
     root, digest = root_of(corpus.path), hashlib.sha256()
-    for path in READERS[corpus.reader].files(corpus):
+    for path in readers_of(recipe)[corpus.reader].files(corpus):
         digest.update(os.fsencode(os.path.relpath(path, root)) + b"\0")
         try:
             with open(path, "rb") as file:
@@ -278,7 +286,7 @@ def units_of(name: str, recipe: "Recipe") -> Iterator[Unit]:
         yield from SOURCES[name].units(recipe.languages)
         return
     corpus = corpora(recipe)[name]
-    yield from READERS[corpus.reader].units(corpus)
+    yield from readers_of(recipe)[corpus.reader].units(corpus)
 
 
 def documents_of(name: str, unit: Unit, recipe: "Recipe") -> Iterator[Document | Unreadable]:
@@ -295,4 +303,4 @@ def _read(name: str, unit: Unit, recipe: "Recipe") -> Iterator[Document | Unread
     if name in SOURCES:
         return SOURCES[name].documents(unit, recipe.languages, recipe.seed)
     corpus = corpora(recipe)[name]
-    return READERS[corpus.reader].documents(corpus, unit)
+    return readers_of(recipe)[corpus.reader].documents(corpus, unit)
