@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 from absl import app, flags
@@ -42,20 +43,15 @@ def records(count: int) -> Iterator[dict[str, str]]:
     """Records of prose without meaning, with planted copies, addresses and keys."""
     chosen = random.Random(0)
     words = ["".join(chosen.choices(_SYLLABLES, k=chosen.randint(1, 4))) for _ in range(30_000)]
-    ranks = [1 / (rank + 8) for rank in range(len(words))]
-    pool = chosen.choices(words, ranks, k=2_000_000)
+    ranks = list(accumulate(1 / (rank + 8) for rank in range(len(words))))
     last: list[str] = []
     for number in range(count):
         kind = chosen.random()
-        start = chosen.randrange(len(pool) - 300)
-        text = pool[start : start + chosen.randint(40, 260)]
+        text = chosen.choices(words, cum_weights=ranks, k=chosen.randint(40, 260))
         if last and kind < 0.01:
             text = last
         elif last and kind < 0.04:
             text = [chosen.choice(words) if chosen.random() < 0.025 else word for word in last]
-        else:
-            # Windows of the pool overlap: another word in eight makes a text of its own.
-            text = [chosen.choice(words) if chosen.random() < 0.125 else word for word in text]
         last = text
         prose = _sentences(text, chosen)
         if kind > 0.99:

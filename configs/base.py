@@ -95,7 +95,7 @@ def _filters() -> ConfigDict:
     filters = ConfigDict()
     # Filters switched off, for ablations: "length", "length_ratio", "copy", "repetition", "script",
     # "missing_medium", "personal_data", "decontamination", "near_duplicate", "contradiction",
-    # "duplicate", "similar_question", "label_balance".
+    # "duplicate", "similar_question", "label_balance", "target_in_instruction".
     filters.without = ()
     # Longest target as a multiple of its input, in characters; 0 = no limit.
     filters.max_target_ratio = 100.0
@@ -124,7 +124,7 @@ def _filters() -> ConfigDict:
 def _tokenizer() -> ConfigDict:
     """The tokenizer; SentencePiece is trained on the dataset's train split where none is given."""
     tokenizer = ConfigDict()
-    # An existing tokenizer (file or folder); "" = train one.
+    # An existing tokenizer (file or folder); "" = train one. Not together with `init`.
     tokenizer.path = ""
     # "sentencepiece", or "bytes" for ByT5's, which needs no training and no path.
     tokenizer.kind = "sentencepiece"

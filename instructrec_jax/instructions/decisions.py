@@ -8,8 +8,11 @@ A draft is refused once, by the first stage that objects; what is left reaches t
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
+from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.construct import DocumentKey, DraftKey
 from instructrec_jax.instructions.demonstrations import POOL, Demonstration
@@ -24,6 +27,7 @@ PRECEDENCE = {TEST: 0, VALIDATION: 1, TRAIN: 2}
 EXAMPLES_PER_SHARD = 20_000
 # Names of drafts that are left, kept for each that may be shown: long ones are never shown.
 _SURVIVORS_PER_DEMONSTRATION = 8
+_GROUPS_OF_BUCKETS = 4096
 
 
 class Verdict(NamedTuple):
@@ -41,9 +45,10 @@ class Kept(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A draft by its words; they are sorted by `rank` first."""
+    """A draft in one of its buckets by its words; in order."""
 
-    rank: tuple[int, str]
+    bucket: str
+    rank: str
     place: str
     number: int
     words: bytes
@@ -119,9 +124,12 @@ def held_out_answers(key: str, group: Group, run: Run) -> Iterator[Emission]:
             yield _refused(draft, "answer_in_held_out_split")
             continue
         if draft.words:
-            compared = Compared(_rank(draft), draft.place, draft.number, draft.words)
+            rank = _rank(draft)
             for bucket in near.rouge_buckets(draft.words):
-                yield "similar", f"{draft.task}/{bucket}", compared
+                bucket = f"{draft.task}/{bucket}"
+                compared = Compared(bucket, rank, draft.place, draft.number, draft.words)
+                # Most buckets hold one draft: many of them make a group.
+                yield "similar", hashing.checksum(bucket, _GROUPS_OF_BUCKETS), compared
         yield "compared", _draft_name(draft), draft._replace(words=b"")
 
 
@@ -130,12 +138,14 @@ def similar_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
 
     Drafts of one document are made to differ in little.
     """
-    drafts: list[Compared] = sorted(group["similar"])
-    if len(drafts) == 1:
-        return
-    texts = [(draft.place, draft.words) for draft in drafts]
-    for number in near.rouge_followers(texts, limit=run.recipe.filters.max_rouge):
-        yield "refused_drafts", _draft_name(drafts[number]), "similar_question"
+    limit = run.recipe.filters.max_rouge
+    for _, bucket in groupby(sorted(group["similar"]), key=itemgetter(0)):
+        drafts: list[Compared] = list(bucket)
+        if len(drafts) == 1:
+            continue
+        texts = [(draft.place, draft.words) for draft in drafts]
+        for number in near.rouge_followers(texts, limit=limit):
+            yield "refused_drafts", _draft_name(drafts[number]), "similar_question"
 
 
 def survivors(key: str, group: Group, run: Run) -> Iterator[Emission]:
@@ -248,8 +258,8 @@ def _in_order(drafts: list[DraftKey]) -> list[DraftKey]:
     return sorted(drafts, key=lambda d: (_rank(d), d.place, d.number))
 
 
-def _rank(draft: DraftKey) -> tuple[int, str]:
-    return PRECEDENCE[draft.split], draft.identity
+def _rank(draft: DraftKey) -> str:
+    return f"{PRECEDENCE[draft.split]}{draft.identity}"
 
 
 def _refused(draft: DraftKey, reason: str) -> Emission:

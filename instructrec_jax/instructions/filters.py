@@ -30,6 +30,8 @@ _SHORTEST_JUDGED_BY_LETTERS = 80
 _LEAST_LETTERS_OF_A_SCRIPT = 20
 _LEAST_SHARE_OF_SCRIPTS = 0.8
 _MEDIUM = r"(?:figures?|images?|pictures?|photos?|photographs?|diagrams?|screenshots?|videos?)"
+# One of these stands in whatever the expression finds.
+_MEDIA = ("figure", "image", "picture", "photo", "diagram", "screenshot", "video", "图")
 _MISSING_MEDIUM = re.compile(
     rf"\b(?:{_MEDIUM} (?:above|below|on the (?:left|right)|[0-9]+(?:\.[0-9]+)*\b)"
     rf"|(?:in|see|from|by) (?:the|this) {_MEDIUM}(?=\s*(?:[.,;:?!)]|$|above|below|shows?\b))"
@@ -107,13 +109,15 @@ class FilterSettings:
 
 
 _DEFAULTS = FilterSettings()
-# What only a comparison of drafts can refuse, and build.filters.without can switch off.
+# What only a comparison of drafts, or the finished phrasing, can refuse, and build.filters.without
+# can switch off.
 COMPARING_FILTERS = (
     "near_duplicate",
     "contradiction",
     "duplicate",
     "similar_question",
     "label_balance",
+    "target_in_instruction",
 )
 
 
@@ -230,18 +234,24 @@ def _is_degenerate(text: str) -> bool:
 
 
 def _script(judged: Judged) -> str:
-    settings, text = judged.settings, judged.draft.input + judged.draft.target
-    solid = "".join(text.split())
-    if len(solid) >= _SHORTEST_JUDGED_BY_LETTERS:
-        count = sum(map(str.isalpha, solid))
-        if count < settings.min_letter_share * len(solid):
-            return "few_letters"
-    letters = [c for c in solid if c.isalpha()] if settings.scripts else []
+    settings, texts = judged.settings, (judged.draft.input, judged.draft.target)
+    counts = [_solid_and_letters(text) for text in texts]
+    solid, count = map(sum, zip(*counts, strict=True))
+    if solid >= _SHORTEST_JUDGED_BY_LETTERS and count < settings.min_letter_share * solid:
+        return "few_letters"
+    letters = [c for text in texts for c in text if c.isalpha()] if settings.scripts else []
     if len(letters) >= _LEAST_LETTERS_OF_A_SCRIPT:
         expected = sum(script_of(letter) in settings.scripts for letter in letters)
         if expected < _LEAST_SHARE_OF_SCRIPTS * len(letters):
             return "other_script"
     return ""
+
+
+@lru_cache(maxsize=256)
+def _solid_and_letters(text: str) -> tuple[int, int]:
+    """Its length without white space, and how many of that are letters."""
+    solid = "".join(text.split())
+    return len(solid), sum(map(str.isalpha, solid))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -262,7 +272,8 @@ def _medium(judged: Judged) -> str:
 
 @lru_cache(maxsize=256)
 def _misses_medium(text: str) -> bool:
-    return _MISSING_MEDIUM.search(text) is not None
+    lower = text.lower()
+    return any(name in lower for name in _MEDIA) and _MISSING_MEDIUM.search(text) is not None
 
 
 def _personal(judged: Judged) -> str:

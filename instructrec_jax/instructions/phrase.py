@@ -13,15 +13,17 @@ from instructrec_jax.instructions.demonstrations import (
     group_of,
     with_demonstrations,
 )
+from instructrec_jax.instructions.document import Draft
 from instructrec_jax.instructions.example import (
     TRAIN,
     InstructionExample,
     Provenance,
     encoder_text,
 )
+from instructrec_jax.instructions.filters import script_of
 from instructrec_jax.instructions.flow import FILES, Emission, Group, Run
 from instructrec_jax.instructions.rejects import write_reject
-from instructrec_jax.instructions.templates import Template
+from instructrec_jax.instructions.templates import Template, tells_target
 from instructrec_jax.instructions.writing import gzipped, json_line, shard_name
 
 # Examples kept apart for the datasheet: that many of each task, split and hold-out.
@@ -44,6 +46,9 @@ def phrase(key: str, group: Group, run: Run) -> Iterator[Emission]:
             reason = bounds.objection(
                 candidate.task, made.split, kept[number].label, candidate.identity
             )
+        phrased = [] if reason else list(_phrased(made, candidate, run))
+        if any(_tells(template, candidate.draft, example, run) for example, template in phrased):
+            reason = "target_in_instruction"
         if reason:
             run.tally.count("rejected", candidate.task, reason)
             yield from write_reject(
@@ -56,7 +61,7 @@ def phrase(key: str, group: Group, run: Run) -> Iterator[Emission]:
         else:
             accepted += 1
             run.tally.count("accepted", candidate.task)
-            yield from _phrased(made, candidate, run)
+            yield from _lines(made, candidate, phrased, run)
     if -1 not in verdicts:
         fate = "used" if accepted else "all_drafts_refused"
         run.tally.count("document_fate", run.recipe.sources[int(key[:3])], fate)
@@ -71,15 +76,38 @@ def write_shard(key: str, group: Group, run: Run) -> Iterator[Emission]:
     yield FILES, key, contents
 
 
-def _phrased(made: DocumentDrafts, candidate: Candidate, run: Run) -> Iterator[Emission]:
+def _phrased(
+    made: DocumentDrafts, candidate: Candidate, run: Run
+) -> Iterator[tuple[InstructionExample, Template]]:
+    chosen = run.phrasings.choose(candidate.task, made.split, candidate.identity)
+    for holdout, number, template in chosen:
+        kind = holdout or str(number)
+        yield _example(made, candidate, run, template, holdout, kind), template
+
+
+def _tells(template: Template, draft: Draft, example: InstructionExample, run: Run) -> bool:
+    """Whether the phrasing gives the answer away; a look at the finished text spares most."""
+    return (
+        run.recipe.filters.uses("target_in_instruction")
+        and draft.target.strip().casefold() in example.instruction.casefold()
+        and tells_target(template, draft)
+    )
+
+
+def _lines(
+    made: DocumentDrafts,
+    candidate: Candidate,
+    phrased: list[tuple[InstructionExample, Template]],
+    run: Run,
+) -> Iterator[Emission]:
     fields = candidate.draft.fields
     if "target_language" in fields:
         run.tally.count("direction", fields["source_language"], fields["target_language"])
-    chosen = run.phrasings.choose(candidate.task, made.split, candidate.identity)
-    for holdout, number, template in chosen:
-        example = _example(made, candidate, run, template, holdout, holdout or str(number))
+    for example, template in phrased:
         if made.split == TRAIN and run.recipe.demonstrations:
-            example = _few_shot(example, made, template, run)
+            shown = _few_shot(example, made, template, run)
+            run.tally.count("demonstrated", by=int(shown is not example))
+            example = shown
         order = hashing.digest(run.recipe.seed, "order", example.id)
         _count_example(example, template, order, run)
         shards = run.side.shards[made.split]
@@ -152,6 +180,8 @@ def _count_example(example: InstructionExample, template: Template, order: str, 
     tally.count("length", task, "encoder", len(encoder))
     tally.count("length", task, "target", len(example.target))
     tally.count("target_source", example.target_source)
+    letter = next(filter(str.isalpha, example.target), "")
+    tally.count("script", script_of(letter) if letter else "")
     if example.split == TRAIN:
         tally.count("style", template.style)
     tally.keep(

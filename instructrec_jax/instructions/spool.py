@@ -129,9 +129,7 @@ def _packed(records: list[tuple[str, Any]]) -> tuple[Any, list[str], list[Any]]:
 
 def _records(data: bytes) -> Iterator[tuple[str, Any]]:
     # A pickle begins with 0x80, a zlib stream with 0x78.
-    kind, keys, values = pickle.loads(
-        data if data[0] == pickle.PROTO[0] else zlib.decompress(data)
-    )
+    kind, keys, values = pickle.loads(data if data[0] == pickle.PROTO[0] else zlib.decompress(data))
     return zip(keys, values if kind is None else map(kind._make, values), strict=True)
 
 

@@ -9,9 +9,9 @@ or not at all; which, the choice of the template decides.
 import re
 import string
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ _SHORTEST_SECRET = 3
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _WIDE_MARKS = re.compile(r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20“”]")
 _HIDDEN = "\ufffc"
+_LENGTH = "target_words"
 
 
 # What a template may be made of: nothing that calls, multiplies, loads or defines. Jinja's sandbox
@@ -99,21 +100,17 @@ class Template:
     file: str
 
     @cached_property
-    def _compiled(self) -> jinja2.Template:
+    def _parsed(self) -> tuple[frozenset[str], jinja2.Template]:
+        """The fields that the template asks for, and its program."""
         try:
-            refused = _forbidden(_ENVIRONMENT.parse(self.text))
-            compiled = _ENVIRONMENT.from_string(self.text)
+            return _program(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{self.file}: template {self.id}: {error}") from error
-        if refused:
-            raise DataError(f"{self.file}: template {self.id}: a template may not use {refused}")
-        return compiled
 
-    @cached_property
+    @property
     def fields(self) -> frozenset[str]:
         """The fields that the template asks for."""
-        self._compiled  # noqa: B018  (a syntax error shows here, with the file's name)
-        return frozenset(meta.find_undeclared_variables(_ENVIRONMENT.parse(self.text)))
+        return self._parsed[0]
 
     @property
     def shows_options(self) -> bool:
@@ -127,23 +124,34 @@ class Template:
             DataError: the template asks for a field that this task has not, or for an attribute
                 that the sandbox refuses.
         """
-        fields = template_fields(draft)
+        asked, program = self._parsed
+        fields = template_fields(draft, asked)
         try:
-            instruction = self._compiled.render(fields).strip()
+            instruction = program.render(fields).strip()
         except jinja2.TemplateError as error:
-            raise DataError(
-                f"{self.file}: template {self.id}: {error}; fields: {', '.join(sorted(fields))}"
-            ) from error
-        return instruction, "" if "input" in self.fields else draft.input
+            known = ", ".join(sorted({*fields, _LENGTH}))
+            raise DataError(f"{self.file}: template {self.id}: {error}; fields: {known}") from error
+        return instruction, "" if "input" in asked else draft.input
 
 
-def template_fields(draft: Draft) -> Mapping[str, Any]:
+@lru_cache(maxsize=4096)
+def _program(text: str) -> tuple[frozenset[str], jinja2.Template]:
+    tree = _ENVIRONMENT.parse(text)
+    # Compiling works constants out: what is refused must not come so far.
+    if refused := _forbidden(tree):
+        raise jinja2.TemplateSyntaxError(f"a template may not use {refused}", 1)
+    return frozenset(meta.find_undeclared_variables(tree)), _ENVIRONMENT.from_string(tree)
+
+
+def template_fields(draft: Draft, asked: Collection[str] = (_LENGTH,)) -> Mapping[str, Any]:
     """What a template may use: the draft's fields and `target_words`, the target's length.
 
-    Of words set apart by spaces, and of Chinese characters.
+    Of words set apart by spaces, and of Chinese characters; where it is among the `asked`.
     """
+    if _LENGTH not in asked:
+        return draft.fields
     words = len(_HAN.sub(" _ ", _WIDE_MARKS.sub(" ", draft.target)).split())
-    return {**draft.fields, "target_words": words}
+    return {**draft.fields, _LENGTH: words}
 
 
 def tells_target(template: Template, draft: Draft) -> bool:

@@ -197,7 +197,7 @@ def test_a_file_of_templates_is_written_that_the_bank_reads(tmp_path):
     assert 1 <= len(templates) == len(kept) <= 4
     for template, each in zip(templates, kept, strict=True):
         assert template.id == f"my_task.{each.proposal.id}" and template.fields == frozenset()
-        assert template._compiled.render() == each.proposal.text
+        assert template._parsed[1].render() == each.proposal.text
     report = json.loads((tmp_path / "out/scores.json").read_text())["my task"]
     assert report["traits"]["task_type"] == "classification"
     assert len(report["candidates"]) == len(results["my task"])

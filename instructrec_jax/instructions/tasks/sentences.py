@@ -4,6 +4,7 @@ English and other languages of spaces and full stops, and Chinese.
 """
 
 import re
+from functools import lru_cache
 
 from instructrec_jax.instructions.document import Context, Document
 
@@ -101,6 +102,8 @@ def paragraphs_of(document: Document, context: Context) -> list[list[str]]:
     return context.remember(document, "paragraphs", split)
 
 
+# Several tasks ask of the same sentences.
+@lru_cache(maxsize=4096)
 def is_sound(sentence: str) -> bool:
     """Whether this is a whole sentence of running text: no fragment, code, link or heading."""
     return bool(sentence) and (_sound_chinese if is_chinese(sentence) else _sound)(sentence)
