@@ -220,16 +220,21 @@ def generation_config(foreign: Mapping[str, Any]) -> dict[str, Any]:
     return {**_TOKEN_FIELDS, **foreign}
 
 
+def umt5_remarks(config: T5Config, model_type: str) -> list[str]:
+    """Where transformers 5 computes another model from the same config.json."""
+    if model_type != "umt5" or config.scale_decoder_output:
+        return []
+    return [
+        "transformers 5 scales the logits of every umt5, this model does not: greedy answers are "
+        "the same there, probabilities are not"
+    ]
+
+
 def export_remarks(config: T5Config, foreign: Mapping[str, Any]) -> list[str]:
     """What a person should know of transformers and this model."""
     model_type = _model_type(config, foreign.get("model_type", "t5"))
     came_as = foreign.get("model_type", model_type)
-    remarks = []
-    if model_type == "umt5" and not config.scale_decoder_output:
-        remarks.append(
-            "transformers 5 scales the logits of every umt5, this model does not: greedy answers "
-            "are the same there, probabilities are not"
-        )
+    remarks = umt5_remarks(config, model_type)
     if model_type != came_as:
         remarks.append(
             f"exported as {model_type}, not {came_as}: transformers 5 computes it as this model"

@@ -25,6 +25,7 @@ from instructrec_jax.model.hugging_face_config import (
     config_from_json,
     foreign_fields,
     is_said_to_be_tied,
+    umt5_remarks,
 )
 from instructrec_jax.model.weight_files import WEIGHT_PATTERNS, WeightFiles, read_json
 
@@ -74,7 +75,8 @@ class HuggingFaceFolder:
         self.foreign_config: dict[str, Any] = foreign_fields(fields)
         if (folder / GENERATION_FILE).is_file():
             self.foreign_config[GENERATION_KEY] = read_json(folder / GENERATION_FILE)
-        self.plan = [*self._plan(), *self._remarks]
+        remarks = [*self._remarks, *umt5_remarks(self.config, fields["model_type"])]
+        self.plan = [*self._plan(), *remarks]
         self.description = f"Hugging Face folder {folder} ({fields['model_type']})"
 
     def read(self, path: str) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The loop of training: steps, figures one step late, evaluation, checkpoints, interruption."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -306,7 +307,8 @@ def identity(run: Run) -> dict[str, Any]:
     return {
         **run.data.identity(run.config),
         "optimizer.name": optimizer.name,
-        "optimizer.options": optimizer.options.to_dict(),
+        # As JSON gives it back: with lists for tuples.
+        "optimizer.options": json.loads(optimizer.options.to_json_best_effort()),
         "optimizer.clip_norm": "on" if optimizer.clip_norm else "off",
         "optimizer.weight_decay": "on" if optimizer.weight_decay else "off",
         "optimizer.freeze": list(freezing.patterns) or None,

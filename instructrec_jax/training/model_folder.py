@@ -150,7 +150,8 @@ def check_base(record: Mapping[str, Any], frozen: Any, *, given: str) -> None:
 
 
 def _open_base(folder: Path, record: Mapping[str, Any]) -> ModelFolder:
-    places = [Path(record["path"]).absolute(), Path(record["absolute_path"])]
+    # Where the run found it, or, if all was moved together, at the path that it was given by.
+    places = [Path(record["absolute_path"]), Path(record["path"]).absolute()]
     for place in places:
         if place.is_dir():
             return open_model(place)
