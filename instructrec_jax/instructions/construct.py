@@ -125,6 +125,10 @@ def construct(unit: NumberedUnit, run: Run) -> Iterator[Emission]:
             _propose_demonstrations(place, made, run)
         if made.candidates:
             yield "documents", place, made
+    means = run.context.sandbox.means_in_use
+    if means is not None:
+        # That there are any is told; how many units a process had run before is chance.
+        tally.count("guard", " ".join(means), by=0)
 
 
 def _propose_demonstrations(place: str, made: DocumentDrafts, run: Run) -> None:

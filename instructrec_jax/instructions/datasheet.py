@@ -1,7 +1,8 @@
 """The datasheet: one HTML page that tells a person what is in a dataset, and shows it."""
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
 from instructrec_jax.instructions.tally import Tally
 
 _LONGEST_SAMPLE = 1_500
+# Refused drafts shown for each task and reason, and the longest text of one.
+_REFUSED, _LONGEST_REFUSED = 2, 400
+_SCRIPT_TEXTS = {"": "no letter", "CJK": "Han"}
+_MEANS = {
+    "system_calls": "no system call but to compute, read clocks, answer and end (seccomp)",
+    "namespaces": "without network, mounts and host name",
+    "empty_root": "in an empty file system",
+}
 # Both of the project's pages look alike: the style stands beside the report.
 _STYLE_FOLDER = Path(evaluation.__file__).parent
 TARGET_SOURCES = {
@@ -63,8 +72,29 @@ REASONS = {
     "short_target": "the target is too short",
     "similar_question": "nearly the same words as another draft's",
     "target_in_input": "the target stands in the input",
+    "target_in_instruction": "the phrasing gives the target away",
     "text_in_held_out_split": "the document's text is also in a held-out split",
 }
+
+# What kind of objection each reason is; a drawn bar has one colour a kind.
+FAMILIES = {
+    "no sound result of running it": tuple(
+        reason for reason in REASONS if reason.startswith(("execution_", "not_run_"))
+    ),
+    "length and form": (
+        *("degenerate", "empty_target", "few_letters", "length_ratio", "lone_surrogate"),
+        *("long_input", "long_target", "missing_medium", "other_script", "short_target"),
+    ),
+    "answer given away": ("target_in_input", "target_in_instruction"),
+    "private, or no licence": ("licence", "personal_data", "secret"),
+    "in held-out or evaluation data": (
+        *("answer_in_held_out_split", "in_evaluation_data", "text_in_held_out_split"),
+    ),
+    "seen already": ("contradiction", "duplicate", "near_duplicate", "similar_question"),
+    "balance and caps": ("common_label", "over_cap", "over_test_cap"),
+}
+# What generators call otherwise.
+OTHER_FAMILY = "its task's own"
 
 
 def render(*, info: Mapping[str, Any], tally: Tally, phrasings: Phrasings) -> str:
@@ -83,8 +113,17 @@ def render(*, info: Mapping[str, Any], tally: Tally, phrasings: Phrasings) -> st
         info=info,
         tasks=_task_rows(info, phrasings),
         reasons=[
-            (reason, count, REASONS.get(reason, "")) for reason, count in reasons.most_common()
+            (reason, count, REASONS.get(reason, ""), _family(reason))
+            for reason, count in reasons.most_common()
         ],
+        families=[*FAMILIES, OTHER_FAMILY],
+        guard=[_guard(means) for means in tally.counter("guard")],
+        scripts=[
+            (_SCRIPT_TEXTS.get(script, script.capitalize()), count)
+            for script, count in tally.counter("script").most_common()
+        ],
+        demonstrated=tally.counts["demonstrated",],
+        refused=list(_refused(tally)),
         target_sources=tally.counter("target_source").most_common(),
         target_source_texts=TARGET_SOURCES,
         histograms=[
@@ -106,9 +145,13 @@ def _task_rows(info: Mapping[str, Any], phrasings: Phrasings) -> list[dict[str, 
     rows = []
     for name, record in info["tasks"].items():
         count = sum(sum(holdouts.values()) for holdouts in record["examples"].values())
+        families = [0] * (len(FAMILIES) + 1)
+        for reason, number in record["rejected"].items():
+            families[_family(reason)] += number
         rows.append(
             {
                 "name": name,
+                "refused_families": families,
                 "description": phrasings.recipe.bank[name].description,
                 "count": count,
                 "held_out": bool(unseen_task(name, phrasings.recipe)),
@@ -144,10 +187,43 @@ def sample(example: InstructionExample) -> dict[str, Any]:
         "template": example.template,
         "source": source.uri + lines,
         "licence": source.licence,
+        "trace": f"{source.corpus} · sha256 {source.sha256[:16]}… · {source.generator}",
     }
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= _LONGEST_SAMPLE:
+def _refused(tally: Tally) -> Iterator[dict[str, str]]:
+    """Some of what was refused, for each task and reason; task "" is what could not be read."""
+    shown: Counter[tuple[str, str]] = Counter()
+    for (task, reason), line in tally.records("reject"):
+        shown[task, reason] += 1
+        if shown[task, reason] > _REFUSED:
+            continue
+        record = json.loads(line)["record"]
+        source = record.get("provenance") or record
+        lines = "-".join(map(str, source.get("span") or ()))
+        text = record.get("input") or record.get("material") or record.get("detail", "")
+        yield {
+            "task": task,
+            "reason": reason,
+            "text": REASONS.get(reason, ""),
+            "input": _shortened(text, _LONGEST_REFUSED),
+            "target": _shortened(record.get("target", ""), _LONGEST_REFUSED),
+            "source": source["uri"] + (f", lines {lines}" if lines else ""),
+        }
+
+
+def _family(reason: str) -> int:
+    """The place of a reason's family among FAMILIES; OTHER_FAMILY comes behind them."""
+    found = (place for place, reasons in enumerate(FAMILIES.values()) if reason in reasons)
+    return next(found, len(FAMILIES))
+
+
+def _guard(means: str) -> str:
+    told = [_MEANS.get(name, name) for name in means.split()]
+    return "; ".join(told) or "Python's own guard alone: no means of the operating system"
+
+
+def _shortened(text: str, most: int = _LONGEST_SAMPLE) -> str:
+    if len(text) <= most:
         return text
-    return f"{text[:_LONGEST_SAMPLE]} … [{len(text) - _LONGEST_SAMPLE:,} more characters]"
+    return f"{text[:most]} … [{len(text) - most:,} more characters]"

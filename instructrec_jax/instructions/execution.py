@@ -110,6 +110,11 @@ class Sandbox:
         self._open()
         return self._servers[0].means()
 
+    @property
+    def means_in_use(self) -> tuple[str, ...] | None:
+        """`means` where anything was run; None where nothing was."""
+        return self._servers[0].means() if self._servers else None
+
     def _open(self) -> None:
         if self._servers:
             return

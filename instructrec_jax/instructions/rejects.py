@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from instructrec_jax.instructions.construct import NumberedUnit
 
 REJECTED = "rejected.jsonl.gz"
+_SHOWN = 2
 
 
 def write_reject(
@@ -27,6 +28,8 @@ def write_reject(
     most = run.recipe.filters.rejects_written
     if not most:
         line = json_line({"reason": reason, "record": record()})
+        # The datasheet shows some.
+        run.tally.keep("reject", task, reason, order=order, value=line, most=_SHOWN)
         yield "rejects", order[:2], ((task, reason, order), line)
     elif run.tally.admits("reject", task, reason, order=order, most=most):
         line = json_line({"reason": reason, "record": record()})
