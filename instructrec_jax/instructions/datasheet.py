@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,8 @@ def sample(example: InstructionExample) -> dict[str, Any]:
 def _refused(tally: Tally) -> Iterator[dict[str, str]]:
     """Some of what was refused, for each task and reason; task "" is what could not be read."""
     shown: Counter[tuple[str, str]] = Counter()
-    for (task, reason), line in tally.records("reject"):
+    # Where all are written to a file, some were kept for this.
+    for (task, reason), line in chain(tally.records("reject"), tally.records("shown_reject")):
         shown[task, reason] += 1
         if shown[task, reason] > _REFUSED:
             continue

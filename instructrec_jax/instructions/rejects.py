@@ -29,7 +29,7 @@ def write_reject(
     if not most:
         line = json_line({"reason": reason, "record": record()})
         # The datasheet shows some.
-        run.tally.keep("reject", task, reason, order=order, value=line, most=_SHOWN)
+        run.tally.keep("shown_reject", task, reason, order=order, value=line, most=_SHOWN)
         yield "rejects", order[:2], ((task, reason, order), line)
     elif run.tally.admits("reject", task, reason, order=order, most=most):
         line = json_line({"reason": reason, "record": record()})
