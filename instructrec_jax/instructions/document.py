@@ -23,8 +23,8 @@ KINDS = {
     "developers, may be empty)",
     "tune": "title, metre, key, unit_length, rhythm, headers (lines before and with K:), body",
     "package": "name, summary, description",
-    "synthesised": "made (a list of what a model made of a document: direction, instruction, input, "
-    "target and measures)",
+    "synthesised": "made (a list of what a model made of a document: direction, instruction, "
+    "input, target and measures)",
     "locale": "kind (of name or phrase), texts, names, iso; see sources/locale_names.py",
 }
 
