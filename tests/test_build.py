@@ -25,8 +25,8 @@ from instructrec_jax.instructions.templates import load_templates
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {
-    "build.tasks": "find_bug,list_parameters,predict_output,name_topic,complete_passage,fill_blanks,"
-    "list_keywords,summarise_package,translate_names,translate_dates,translate_measures,"
+    "build.tasks": "find_bug,list_parameters,predict_output,name_topic,complete_passage,"
+    "fill_blanks,list_keywords,summarise_package,translate_names,translate_dates,translate_measures,"
     "identify_language",
     "build.max_documents_per_source": "250",
     "build.max_examples_per_task": "60",

@@ -86,12 +86,19 @@ def _phrased(
 
 
 def _tells(template: Template, draft: Draft, example: InstructionExample, run: Run) -> bool:
-    """Whether the phrasing gives the answer away; a look at the finished text spares most."""
-    return (
-        run.recipe.filters.uses("target_in_instruction")
-        and draft.target.strip().casefold() in example.instruction.casefold()
-        and tells_target(template, draft)
-    )
+    """Whether the phrasing gives the answer away; a look at the finished text spares most.
+
+    Closed answers by any word, open ones by a field: words of a phrasing meet those by chance.
+    """
+    target = draft.target.strip().casefold()
+    if not run.recipe.filters.uses("target_in_instruction"):
+        return False
+    if target not in example.instruction.casefold():
+        return False
+    if draft.options:
+        return tells_target(template, draft)
+    shown = template.fields & draft.fields.keys() - {"input"}
+    return any(str(draft.fields[name]).strip().casefold() == target for name in shown)
 
 
 def _lines(

@@ -325,6 +325,18 @@ def test_planted_secrets_and_addresses_are_refused(passages):
     assert reasons(passages(rows, filters=FilterSettings(without=("personal_data",)))) == {}
 
 
+def test_a_phrasing_that_names_the_answer_is_refused(assembled):
+    names = {"German": "Deutsch", "English": "Englisch"}
+    rows = [(en, {"en": en, "de": de}, "train") for en, de in names.items()]
+    rows.append(("b", measure(5), "train"))
+    # "Translate this measurement from German to English." tells, "Write it in English." does not.
+    without = assembled(rows, filters=FilterSettings(without=("target_in_instruction",)))
+    telling = {e.id for e in without.examples if e.target.lower() in e.instruction.lower()}
+    assembly = assembled(rows)
+    assert {e.id for e in assembly.examples} == {e.id for e in without.examples} - telling
+    assert telling and reasons(assembly) == {"target_in_instruction": len(telling)}
+
+
 def test_planted_evaluation_data_are_refused(passages, tmp_path):
     file = tmp_path / "evaluation.jsonl"
     leaked = " ".join(prose(2).split()[5:30])

@@ -65,6 +65,24 @@ def test_rouge_is_that_of_rouge_score(first, second):
             assert near.rouge_above(one, two, limit=limit) == (expected > limit)
 
 
+def test_followers_by_rouge_are_those_of_comparing_every_pair():
+    chosen = random.Random(2)
+    first = [chosen.choices(WORDS[:60], k=chosen.randint(30, 200)) for _ in range(20)]
+    texts = [(str(n), words) for n, words in enumerate(first)]
+    for n, words in enumerate(first):
+        texts += [(str(n), changed(words, 2, chosen)), (f"{n}x", changed(words, 9, chosen))]
+    texts = [(document, near.rouge_sketch(" ".join(words), least=0)) for document, words in texts]
+
+    def like(one, two):
+        return texts[one][0] != texts[two][0] and near.rouge_above(
+            texts[one][1], texts[two][1], limit=0.7
+        )
+
+    expected = near.followers(range(len(texts)), like)
+    assert near.rouge_followers(texts, limit=0.7) == expected and len(expected) > 10
+    assert near.rouge_followers(texts[:1], limit=0.7) == []
+
+
 def test_texts_of_a_high_rouge_meet():
     chosen = random.Random(1)
     met = 0
