@@ -28,7 +28,7 @@ SMALL = {
     "build.tasks": "find_bug,list_parameters,predict_output,name_topic,complete_passage,"
     "fill_blanks,list_keywords,summarise_package,translate_names,translate_dates,translate_measures,"
     "identify_language",
-    "build.max_documents_per_source": "250",
+    "build.max_documents_per_source": "150",
     "build.max_examples_per_task": "60",
     "build.max_test_examples": "15",
     "build.languages": "de,zh",
