@@ -80,8 +80,8 @@ def _build() -> ConfigDict:
     build.holdout_tasks = ("fill_blanks",)
     # At most this many test examples for each task and hold-out, 0 = all.
     build.max_test_examples = 200
-    # Limits of the guarded process that runs collected code: wall time of all calls of a function,
-    # and address space.
+    # Limits of the guarded process that runs collected code: computing time of all calls of a
+    # function, in seconds, and address space, in MiB.
     build.execution_seconds = 2.0
     build.execution_mebibytes = 512
     build.filters = _filters()

@@ -66,12 +66,17 @@ def held_out_text(key: str, group: Group, run: Run) -> Iterator[Emission]:
 
 
 def near_duplicates(key: str, group: Group, run: Run) -> Iterator[Emission]:
-    """Documents nearly the same as another one of the same or a held-out split."""
+    """Documents nearly the same as another one of the same or a held-out split.
+
+    One and the same document comes twice where a synthesiser has been at it: both stay or go.
+    """
     if len(group["bands"]) == 1:
         return
     limit = run.recipe.filters.near_duplicate_similarity
 
     def like(first: DocumentKey, second: DocumentKey) -> bool:
+        if first.identity == second.identity:
+            return False
         return near.estimated_similarity(first.sketch, second.sketch) >= limit
 
     documents = sorted(

@@ -44,7 +44,7 @@ keyword math operator re statistics string textwrap unicodedata
 """
 ALLOWED_MODULES = tuple(_MODULES.split())
 # They reach any attribute by a name in a text, which the check of the code cannot see.
-_REFUSED_NAMES = frozenset({"attrgetter", "methodcaller"})
+_REFUSED_NAMES = frozenset({"attrgetter", "methodcaller", "Formatter"})
 KINDS = frozenset(
     ("ok", "raised", "not_literal", "too_long", "steps", "memory", "refused", "timeout", "crashed")
 )

@@ -63,7 +63,6 @@ class Tally:
 
     def records(self, name: str) -> Iterator[tuple[Key, Any]]:
         """The first records of a name as (rest of the key, record), by key, then in order."""
-
         for key in sorted(key for key in self.first if key[0] == name):
             for _, value in self.first[key]:
                 yield key[1:], value

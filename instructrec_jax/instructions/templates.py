@@ -26,7 +26,16 @@ from instructrec_jax.instructions.document import Draft
 FOLDER = Path(__file__).with_name("templates")
 # "chinese" are phrasings in Chinese of any of the other styles.
 STYLES = ("imperative", "question", "terse", "polite", "search", "length", "format", "chinese")
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def _shown(value: Any) -> Any:
+    """What a template shows of a value: a method's address in memory would differ each time."""
+    if callable(value) and not isinstance(value, jinja2.Undefined):
+        raise jinja2.TemplateRuntimeError(f"a template cannot show a {type(value).__name__}")
+    return value
+
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, finalize=_shown)
 # Shorter targets, such as the letter of a choice or a number, stand in any text by chance.
 _SHORTEST_SECRET = 3
 _HAN = re.compile(r"[\u4e00-\u9fff]")
@@ -43,9 +52,11 @@ _NODES = (
     *(nodes.And, nodes.Or, nodes.Not, nodes.Add, nodes.Sub, nodes.Getattr, nodes.Getitem),
     *(nodes.Keyword,),
 )
+# Those that make a text longer: one on another's text would multiply it.
+_GROWING = ("inline", "inline_chinese", "listed", "lettered", "join", "replace")
 _FILTERS = (
-    *("inline", "inline_chinese", "listed", "lettered", "join", "length", "first", "last"),
-    *("capitalize", "lower", "upper", "title", "trim", "replace"),
+    *_GROWING,
+    *("length", "first", "last", "capitalize", "lower", "upper", "title", "trim"),
 )
 
 
@@ -58,6 +69,12 @@ def _forbidden(tree: nodes.Template) -> str:
             return f"what Jinja calls {type(node).__name__}"
         if isinstance(node, nodes.For) and next(node.find_all(nodes.For), None):
             return "a loop inside a loop"
+        if isinstance(node, nodes.Filter) and node.name in _GROWING:
+            given = [*node.args, *(keyword.value for keyword in node.kwargs)]
+            if not all(isinstance(argument, nodes.Const) for argument in given):
+                return f"the filter {node.name!r} with anything but a text in its brackets"
+            if any(other.name in _GROWING for other in node.find_all(nodes.Filter)):
+                return f"the filter {node.name!r} on what another filter made longer"
     return ""
 
 

@@ -294,6 +294,14 @@ def test_one_of_two_near_duplicates_of_a_split_is_left(passages):
     assert {e.id for e in passages(rows[::-1]).examples} == {e.id for e in assembly.examples}
 
 
+def test_a_document_read_twice_is_no_near_duplicate_of_itself_and_leaves_train_as_one(passages):
+    rows = [("a", prose(1), "train"), ("a", prose(1), "train")]
+    assert reasons(passages(rows)) == {"duplicate": 1}
+    held_out = ("b", prose(1) + " More words.", "test")
+    assert reasons(passages([*rows, held_out])) == {"near_duplicate": 2}
+    assert reasons(passages([*rows, ("b", prose(1), "test")])) == {"text_in_held_out_split": 2}
+
+
 def test_drafts_alike_by_rouge_are_refused_though_their_documents_differ(passages):
     # Every fifth word differs: hardly a run of five words is the same, most words are.
     words = prose(3).split()

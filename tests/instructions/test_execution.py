@@ -235,6 +235,8 @@ def test_attributes_cannot_be_reached_by_text(sandbox):
     for name in ("attrgetter", "methodcaller"):
         (result,) = outcomes(sandbox, f"return operator.{name}('x')", modules=("operator",))
         assert result == Outcome("raised", "AttributeError")
+    (result,) = outcomes(sandbox, "return string.Formatter().format('')", modules=("string",))
+    assert result == Outcome("raised", "AttributeError")
 
 
 def test_escaped_code_cannot_lift_the_guard_or_forge_a_flood(sandbox):

@@ -83,6 +83,14 @@ def test_followers_by_rouge_are_those_of_comparing_every_pair():
     assert near.rouge_followers(texts[:1], limit=0.7) == []
 
 
+def test_mistakes_put_into_one_function_are_no_copies_of_each_other():
+    code = "def f(a, b):\n    total = a + b\n    return total < a if total > b else b\n"
+    right, wrong = (near.rouge_sketch(c, least=9) for c in (code, code.replace("<", "<=")))
+    # Words do not tell operators apart; documents do.
+    assert right == wrong
+    assert near.rouge_followers([("f", right), ("f", wrong), ("copy", wrong)], limit=0.7) == [2]
+
+
 def test_texts_of_a_high_rouge_meet():
     chosen = random.Random(1)
     met = 0

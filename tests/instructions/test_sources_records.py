@@ -103,6 +103,16 @@ def test_json_lines(tmp_path, monkeypatch):
     assert again == (documents, unreadable)
 
 
+def test_plain_ratings_get_their_scale(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"s": 4}\n{"s": "7.5"}\n{"s": "3/5"}\n{"s": "good"}\n')
+    for highest, expected in (
+        (10, ["4/10", "7.5/10", "3/5", "good"]),
+        (0, ["4", "7.5", "3/5", "good"]),
+    ):
+        documents, _ = read("records", tmp_path, fields={"rating": "s"}, highest_rating=highest)
+        assert [document.content["rating"] for document in documents] == expected
+
+
 def test_json_and_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

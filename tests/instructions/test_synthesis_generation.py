@@ -11,8 +11,9 @@ import pytest
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.building import build_from_config
+from instructrec_jax.instructions.document import Document
 from instructrec_jax.instructions.reading import read_examples
-from instructrec_jax.instructions.sources import READERS
+from instructrec_jax.instructions.sources import READERS, synthesised
 from instructrec_jax.instructions.sources.corpus import Corpus, corpora_from_flags
 from instructrec_jax.instructions.synthesis.backward import (
     pair_prompt,
@@ -241,6 +242,11 @@ def test_a_build_takes_what_was_made_and_counts_what_was_not(tmp_path_factory, c
     for reason in ("cut_off", "no_pair", "round_trip", "ifd_high"):
         assert told[reason] == min(reasons[reason], config.build.filters.rejects_written) > 0
     assert info["sources"]["synthesised"]["documents"] > 20
+    # What it was made of is compared with held-out text.
+    corpus = Corpus("synthesised", "synthesised", str(path))
+    read = [d for d in synthesised.documents(corpus, (str(path),)) if isinstance(d, Document)]
+    texts = {(record["document"]["uri"], record["document"]["text"]) for record in stored}
+    assert read and {(document.uri, document.text) for document in read} <= texts
 
 
 def test_a_file_is_made_once_for_the_same_models(tmp_path_factory, config):

@@ -133,7 +133,6 @@ def _likeliest(data: bytes) -> str:
 
 
 def _is_sure(match: CharsetMatch) -> bool:
-
     if match.encoding in _MULTI_BYTE:
         return sum(ord(sign) > 0x7F for sign in str(match)) >= _LEAST_WIDE_CHARACTERS
     return match.coherence >= _LEAST_COHERENCE

@@ -17,8 +17,12 @@ OPTIONS = {
     ),
     "licence_field": Option("", "column of a row's own licence; where it is empty, the corpus's"),
     "group_field": Option("", "column that says which rows stay together in one split"),
+    "highest_rating": Option(
+        0, "of a field `rating` in plain numbers; 0 = they are stars, from 1 to 5"
+    ),
 }
 
+_NUMBER = re.compile(r"\s*\d+(?:\.\d+)?\s*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -52,6 +56,8 @@ def row_document(
     if any(map(_LONE_SURROGATE.search, columns.values())):
         # Half a character, as "\\ud83d" in JSON; it can be written in no encoding.
         return Unreadable(corpus.name, f"{uri}:{span[0]}", "half_a_character")
+    if options["highest_rating"] and _NUMBER.fullmatch(fields.get("rating", "")):
+        fields["rating"] = f"{fields['rating'].strip()}/{options['highest_rating']}"
     text = fields.get("text") or "\n".join(filter(None, fields.values()))
     group = _text(_nested(row, options["group_field"])) if options["group_field"] else ""
     licence = _text(_nested(row, options["licence_field"])) if options["licence_field"] else ""

@@ -6,7 +6,6 @@ build writes and names it itself: build --synthesiser=CHECKPOINT.
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from instructrec_jax.errors import DataError
@@ -36,8 +35,8 @@ def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unre
     """The documents that something was made of, and each refusal with its reason.
 
     A document keeps the name of its first corpus, its group and its hash, so that it falls into the
-    same split as what else is made of it. Its `text` is short and its own: the original is in the
-    dataset already, and this is no duplicate of it.
+    same split as what else is made of it, and its text: where that is (nearly) in a held-out split,
+    what was made of it leaves train with the original. It is no duplicate of the original itself.
 
     Raises:
         DataError: the file is none that a synthesiser wrote.
@@ -57,8 +56,4 @@ def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unre
                     asked = f"{each['direction']}: {each['instruction']}"
                     yield Unreadable(corpus.name, original.uri, each["reason"], asked)
             if kept:
-                yield replace(
-                    original,
-                    text=f"{KIND} {original.identity}",
-                    hashed=original.hashed or original.text,
-                )
+                yield original

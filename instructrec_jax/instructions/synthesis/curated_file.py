@@ -45,10 +45,12 @@ def write_curated(
     if len(verdicts) == refused.total():
         raise DataError(f"{dataset}: curation leaves no example: {_told(refused)}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f"{output.name}.partial")
+    partial, partial_rejects = (
+        path.with_name(f"{path.name}.partial") for path in (output, rejects)
+    )
     with (
         open(partial, "w", encoding="utf-8", newline="\n") as kept,
-        open(rejects, "w", encoding="utf-8", newline="\n") as rejected,
+        open(partial_rejects, "w", encoding="utf-8", newline="\n") as rejected,
     ):
         for place, example in enumerate(read_examples(dataset)):
             verdict = verdicts.get(str(place))
@@ -58,6 +60,7 @@ def write_curated(
                 record = {"reason": verdict.reason, **asdict(verdict.measures)}
                 rejected.write(json_line({**record, "record": example.to_record()}))
     partial.rename(output)
+    partial_rejects.rename(rejects)
     progress(f"judge {judge.name}")
     left = len(verdicts) - refused.total()
     progress(f"{output}: {left:,} of {len(verdicts):,} examples for training are left")
