@@ -2,7 +2,7 @@
 
     python benchmarks/build.py [--documents=10000,100000] [--processes=2]
 
-CPU only; 10,000 documents take about a minute on two cores. The corpus is made by a fixed
+CPU only; 10,000 documents take one to three minutes on two cores. The corpus is made by a fixed
 seed: records with a title and 40 to 260 words of prose drawn by Zipf's law, of which 1 % are exact
 copies, 3 % near copies (one word in forty differs) and 1 % hold an e-mail address or a key. All
 tasks of records, all filters; a byte tokenizer, so that no training of a tokenizer is timed.

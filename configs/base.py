@@ -104,7 +104,7 @@ def _filters() -> ConfigDict:
     # First words of the Unicode names of expected letters, such as ("LATIN", "CJK"); () = any.
     filters.scripts = ()
     # Evaluation files, in any format that `train` reads, of which the dataset must hold nothing:
-    # no 13 words in a row, no long target.
+    # no 13 words in a row, no long target, no input with its target.
     filters.decontaminate = ()
     # Documents of so many words and more: from which Jaccard similarity of their runs of five words
     # on two count as near-duplicates, and how many hashes estimate it (MinHash).

@@ -21,7 +21,7 @@ from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_token
 from instructrec_jax.data.tokenizer_training import MINIMUM_PIECES, train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
-from instructrec_jax.instructions.audit import LeakAudit, audit, near_leaks
+from instructrec_jax.instructions.audit import LeakAudit, NearLeaks, audit, near_leaks
 from instructrec_jax.instructions.counting import counts
 from instructrec_jax.instructions.example import (
     SPLITS,
@@ -206,17 +206,7 @@ def _build(
     _say_tasks(counted, time.monotonic() - start, progress)
 
     # ---- Finished files → leak audit ------------------------------------------------------------
-    start = time.monotonic()
-    leaks = _audited(folder, recipe, phrasings)
-    near = near_leaks(
-        lambda split: read_split(folder, split),
-        similarity=recipe.filters.near_duplicate_similarity,
-        words=recipe.filters.near_duplicate_words,
-    )
-    progress(
-        f"no leak found; {near.found:,} of {near.held_out_texts:,} held-out texts have a "
-        f"near-duplicate among {near.train_texts:,} of train, {time.monotonic() - start:.1f} s"
-    )
+    leaks, near = _audited(folder, recipe, phrasings, progress)
 
     # ---- Train split → tokenizer ----------------------------------------------------------------
     start = time.monotonic()
@@ -286,7 +276,10 @@ def _say_tasks(counted: dict[str, Any], seconds: float, progress: Callable[[str]
     progress(f"{counted['examples']['total']:,} examples ({told}), {seconds:.1f} s")
 
 
-def _audited(folder: Path, recipe: Recipe, phrasings: Phrasings) -> LeakAudit:
+def _audited(
+    folder: Path, recipe: Recipe, phrasings: Phrasings, progress: Callable[[str], None]
+) -> tuple[LeakAudit, NearLeaks]:
+    start = time.monotonic()
     leaks = audit(
         lambda split: read_split(folder, split),
         held_out_templates=frozenset(
@@ -296,7 +289,16 @@ def _audited(folder: Path, recipe: Recipe, phrasings: Phrasings) -> LeakAudit:
     )
     if not leaks.sound:
         raise AssertionError(f"held-out data leaked into another split: {leaks}")
-    return leaks
+    near = near_leaks(
+        lambda split: read_split(folder, split),
+        similarity=recipe.filters.near_duplicate_similarity,
+        words=recipe.filters.near_duplicate_words,
+    )
+    progress(
+        f"no leak found; {near.found:,} of {near.held_out_texts:,} held-out texts have a "
+        f"near-duplicate among {near.train_texts:,} of train, {time.monotonic() - start:.1f} s"
+    )
+    return leaks, near
 
 
 def _tokenizer(

@@ -172,16 +172,18 @@ def _empty(judged: Judged) -> str:
     return "" if judged.draft.target.strip() else "empty_target"
 
 
+def _texts(draft: Draft) -> list[str]:
+    """The target and all that a phrasing may show."""
+    return [draft.target, *(value for value in draft.fields.values() if isinstance(value, str))]
+
+
 def _surrogate(judged: Judged) -> str:
-    texts = (judged.draft.target, *judged.draft.fields.values())
-    return "lone_surrogate" if any(map(_has_lone_surrogate, texts)) else ""
+    return "lone_surrogate" if any(map(_has_lone_surrogate, _texts(judged.draft))) else ""
 
 
-def _has_lone_surrogate(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False
+def _has_lone_surrogate(text: str) -> bool:
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
         return True
     return False
@@ -277,7 +279,7 @@ def _misses_medium(text: str) -> bool:
 
 
 def _personal(judged: Judged) -> str:
-    return _finding(judged.draft.target) or _finding(judged.draft.input)
+    return next(filter(None, map(_finding, _texts(judged.draft))), "")
 
 
 @lru_cache(maxsize=256)
@@ -289,7 +291,8 @@ def _evaluated(judged: Judged) -> str:
     evaluation, draft = judged.evaluation, judged.draft
     if evaluation is None:
         return ""
-    return "in_evaluation_data" if evaluation.holds(draft.input, draft.target) else ""
+    found = evaluation.asks(draft.input, draft.target) or evaluation.holds(*_texts(draft))
+    return "in_evaluation_data" if found else ""
 
 
 FILTERS = (

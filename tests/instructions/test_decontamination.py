@@ -19,6 +19,7 @@ def test_runs_of_words_and_long_targets_are_found(tmp_path):
     assert index.holds("x", "So: " + TARGET.replace(" ", "  ") + " Yes.")
     assert not index.holds("x", TARGET[:60])
     assert not index.holds("", "") and not Evaluation.of([]).holds(RUN, TARGET)
+    assert index.asks(f"zero {RUN} END", "X") and not index.asks(f"zero {RUN} end", "y")
 
 
 def test_missing_files_are_told(tmp_path):

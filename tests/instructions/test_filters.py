@@ -54,6 +54,11 @@ def test_reasons(text, target, expected):
     assert reason(text, target) == expected
 
 
+def test_all_that_a_phrasing_may_show_is_looked_at():
+    assert reason("", "an answer", name="+49 30 1234 5678") == "personal_data"
+    assert reason("", "an answer", name="x\ud800", count=3) == "lone_surrogate"
+
+
 def test_length_of_a_target_to_its_input():
     assert (
         reason("ab", "a b c d e f g " * 3, settings=FilterSettings(max_target_ratio=15.0))

@@ -42,10 +42,10 @@ OPTIONS = {
 }
 _CHARSET = re.compile(rb"charset=([\w.:-]+)")
 _LANGUAGE = re.compile(r"^\"Language:\s*([\w@.-]+)", re.MULTILINE)
-# "login.title" names a message and is not one.
 _COMPILED_LANGUAGE = re.compile(r"^Language:\s*([\w@.-]+)", re.MULTILINE)
 # babel refuses a catalogue whose dates are not written as gettext's own tools do.
 _DATE = re.compile(r'^"(?:POT-Creation|PO-Revision)-Date:.*$', re.MULTILINE)
+# "login.title" names a message and is not one.
 _IDENTIFIER = re.compile(r"[a-z0-9]+(?:[._-][A-Za-z0-9]+)+")
 _PLACEHOLDER = re.compile(r"%\(\w+\)[a-z]|%[sdifur]|\{\w*\}")
 
