@@ -108,7 +108,7 @@ def test_keys_are_heard_from_written_accidentals(drafts_of, key, named, first_ba
 
 def test_keys_that_cannot_be_told(drafts_of):
     accidental = tune(body=TUNE["body"].replace("d2fd", "d2=fd"))
-    for unclear in (accidental, tune(key="HP"), tune(key="none")):
+    for unclear in (accidental, tune(key="HP"), tune(key="none"), tune(key="am"), tune(key="AB")):
         assert drafts_of("name_key", unclear) == []
 
 

@@ -136,7 +136,7 @@ def sound_bars(document: Document, context: Context) -> list[str]:
 def _key(document: Document) -> str:
     """The key in ABC's short form: tonic and mode, e.g. "D", "Am", "Gmix"; "" if it is none."""
     match = re.fullmatch(
-        r"([A-G][#b]?)\s*(maj\w*|min\w*|m|ion\w*|dor\w*|phr\w*|lyd\w*|mix\w*|aeo\w*|loc\w*)?",
+        r"((?-i:[A-G][#b]?))\s*(maj\w*|min\w*|m|ion\w*|dor\w*|phr\w*|lyd\w*|mix\w*|aeo\w*|loc\w*)?",
         document.content["key"].strip(),
         re.IGNORECASE,
     )
