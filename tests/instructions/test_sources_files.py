@@ -1,5 +1,6 @@
 """Readers of text, pages, code, subtitles and tunes, each traced back to the bytes it read."""
 
+import os
 import random
 import tracemalloc
 
@@ -357,3 +358,12 @@ def test_listing_and_reading_hold_one_piece_at_a_time(tmp_path):
     tracemalloc.stop()
     assert documents == 15_000 and len(units) >= 3
     assert peak < 3 << 20
+
+
+def test_pipes_are_told_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    (tmp_path / "b.txt").symlink_to("gone.txt")
+    documents, unreadable = read("text", tmp_path)
+    assert documents == []
+    assert reasons(unreadable) == {"a.txt": "no_regular_file", "b.txt": "unreadable"}
+    assert [path.name for path in files.input_files(corpus("text", tmp_path))] == ["b.txt"]

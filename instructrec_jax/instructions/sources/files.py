@@ -123,7 +123,10 @@ def _walk(
             else:
                 yield from _walk(root, path, wanted, skip, count=count)
         elif wanted(path, name):
-            yield FILE, path
+            # Reading a pipe or a device would never end.
+            place = root / path
+            special = place.exists() and not place.is_file()
+            yield (SKIPPED, path, "no_regular_file", "") if special else (FILE, path)
         else:
             others = True
     if others and count:
