@@ -16,6 +16,8 @@ from instructrec_jax.instructions.pure_functions import (
 # Argument tuples tried for each function; many do not fit its types and raise.
 _CALLS_TRIED = 80
 _MUTANTS_PER_FUNCTION = 3
+# What a function's calls share: after how many of them it is used up hangs on the machine's speed.
+_USED_UP = frozenset({"memory", "timeout", "crashed"})
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ def _run(
         arguments=[repr(values) for values in arguments],
         modules=function.modules,
     )
+    used_up = next((outcome for outcome in outcomes if outcome.kind in _USED_UP), None)
+    if used_up is not None:
+        # So none of its calls counts: which of them still gave a value would be chance.
+        outcomes = [used_up] * len(outcomes)
     calls = [f"{function.name}({', '.join(map(repr, values))})" for values in arguments]
     return Run(
         function=function,
