@@ -131,6 +131,12 @@ PATTERNS = (
         ("-",),
         re.compile(r"(?<![\w.-])[2-9]\d{2}-[2-9]\d{2}-\d{4}(?![\w-])"),
     ),
+    # United States social security numbers: no area 000, 666 or 9xx, group 00 or serial 0000.
+    Pattern(
+        "personal_data",
+        ("-",),
+        re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}(?![\w-]|\.\d)"),
+    ),
     Pattern(
         "personal_data",
         _DIGITS,

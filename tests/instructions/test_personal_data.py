@@ -14,6 +14,8 @@ from instructrec_jax.instructions.personal_data import entropy, finding, is_card
         ("Ring +49 30 901820 22 or write.", "personal_data"),
         ("Ring (212) 736-5000.", "personal_data"),
         ("Ring 212-736-5000.", "personal_data"),
+        ("SSN 536-22-1234 was his.", "personal_data"),
+        ("Parts 000-22-1234, 666-22-1234 and 536-22-12345.", ""),
         ("From 2019-05-14 to 2020-11-02, 1,234,567 times, +3.5 % and +12.", ""),
         ("Card 4111 1111 1111 1111 was used", "personal_data"),
         ("Card 4111 1111 1111 1112 was used", ""),
