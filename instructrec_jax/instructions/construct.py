@@ -173,6 +173,12 @@ def construct_document(
         seed=recipe.seed,
     )
     candidates, bank = [], recipe.bank
+    # Asked of the document too: blanks, shuffled words and misspellings hide its text in a draft.
+    evaluated = (
+        evaluation is not None
+        and recipe.filters.uses("decontamination")
+        and evaluation.holds(document.text)
+    )
     for name in recipe.tasks_of(source):
         if unseen_task(name, recipe) and split != TEST:
             continue
@@ -185,6 +191,7 @@ def construct_document(
                 settings=recipe.filters,
                 evaluation=evaluation,
             )
+            reason = reason or ("in_evaluation_data" if evaluated else "")
             candidates.append(_candidate(name, draft, reason, document))
     bare = dataclasses.replace(document, content={})
     return DocumentDrafts(document=bare, split=split, candidates=tuple(candidates))
