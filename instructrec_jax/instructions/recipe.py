@@ -106,7 +106,8 @@ class Recipe:
             return found
         bank = self.bank
         found = self._corpora_problems()
-        named = [str(entry["name"]) for entry in self.corpora if entry.get("name")]
+        entries = [entry for entry in self.corpora if isinstance(entry, dict)]
+        named = [str(entry["name"]) for entry in entries if entry.get("name")]
         found += _unknown("build.sources", self.sources, (*SOURCES, *named))
         found += _unknown("build.tasks", self.tasks, bank)
         found += _unknown("build.holdout_tasks", self.holdout_tasks, bank)
@@ -157,6 +158,9 @@ class Recipe:
         if found:
             return found
         for number, entry in enumerate(self.corpora):
+            if not isinstance(entry, dict):
+                found.append(f"build.corpora[{number}]: {entry!r} is no mapping of a corpus")
+                continue
             name = entry.get("name")
             place = f"build.corpora: {name}" if name else f"build.corpora[{number}]"
             problems = entry_problems(entry, place=place, readers=readers)

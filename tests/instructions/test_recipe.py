@@ -58,6 +58,11 @@ def own(recipe, *entries, **changes):
     return recipe(**{"sources": names, "corpora": entries, **changes}).problems()
 
 
+def test_an_entry_that_is_no_mapping_is_told(recipe):
+    found = recipe(sources=("python_code",), corpora=(3,)).problems()
+    assert found == ["build.corpora[0]: 3 is no mapping of a corpus"]
+
+
 def test_own_corpora_give_the_tasks_of_their_kinds(recipe, tmp_path):
     (tmp_path / "a.po").write_text("")
     entries = (
