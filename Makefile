@@ -10,7 +10,7 @@ demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/demo.sh
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
