@@ -11,6 +11,7 @@ One row of encoder length 8 and decoder length 6 that holds two examples, of the
     decoder_segment_ids     1 1 2 2 2 0
     decoder_positions       0 1 0 1 2 0
     decoder_loss_weights    1 1 1 1 1 0
+    decoder_task_ids        2 2 4 4 4 0        places in the cache's list of tasks
 
 A segment id is the place of the example in its row, from 1, on both sides, also where an example
 has no encoder tokens. Padding is known by its segment id 0: token id 0 may occur in an example.
@@ -38,6 +39,7 @@ FEATURES = (
     "decoder_segment_ids",
     "decoder_positions",
     "decoder_loss_weights",
+    "decoder_task_ids",
 )
 # One tf.data pipeline serves the steps of an epoch, but no fewer than this, for TensorFlow keeps
 # about 0.25 MiB of every pipeline that was ever built: the first is short, so that training starts
@@ -124,6 +126,7 @@ def _batches(
     encoder = (_in_place(cache.encoder_tokens), _in_place(cache.encoder_offsets))
     decoder = (_in_place(cache.decoder_tokens), _in_place(cache.decoder_offsets))
     examples, offsets = tf.constant(rows.examples), tf.constant(rows.offsets)
+    tasks = _in_place(cache.task_ids)
 
     def features(batch: tf.Tensor) -> dict[str, tf.Tensor]:
         first = batch * config.batch_size + process_index * host_rows
@@ -132,7 +135,13 @@ def _batches(
         splits -= splits[0]
         inputs = _concatenate(*encoder, chosen, splits, (host_rows, config.encoder_length))
         targets = _concatenate(*decoder, chosen, splits, (host_rows, config.decoder_length))
-        values = (*inputs, _shift_right(targets[0], targets[2]), *targets, _weights(targets[1]))
+        values = (
+            *inputs,
+            _shift_right(targets[0], targets[2]),
+            *targets,
+            _weights(targets[1]),
+            _task_ids(tf.gather(tasks, chosen), splits, targets[1]),
+        )
         return dict(zip(FEATURES, values, strict=True))
 
     dataset = tf.data.Dataset.range(len(rows) // config.batch_size)
@@ -202,6 +211,12 @@ def _shift_right(targets: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
 def _weights(segment_ids: tf.Tensor) -> tf.Tensor:
     """Weight 1.0 for each target token, 0.0 for padding."""
     return tf.cast(segment_ids > 0, tf.float32)
+
+
+def _task_ids(tasks: tf.Tensor, row_splits: tf.Tensor, segment_ids: tf.Tensor) -> tf.Tensor:
+    """The task of each target token's example, 0 on padding; `tasks` are those of the examples."""
+    place = row_splits[:-1, tf.newaxis] + tf.cast(segment_ids, tf.int64)
+    return tf.gather(tf.pad(tasks, [[1, 0]]), tf.where(segment_ids > 0, place, 0))
 
 
 def _in_place(array: np.ndarray) -> tf.Tensor:

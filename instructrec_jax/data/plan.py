@@ -196,6 +196,11 @@ class PackingPlan:
         self._start_ahead(epoch)
         return join_rows(parts)
 
+    def example_ids(self, step: int) -> list[str]:
+        """Ids of the examples in the global batch of a step (from 0), row by row."""
+        rows = self.rows_for_steps(step, step + 1)
+        return [self.cache.example_id(index) for index in rows.examples.tolist()]
+
     def epoch_of_step(self, step: int) -> int:
         """The epoch, from 0, that the first row of a step belongs to.
 

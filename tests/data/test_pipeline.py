@@ -43,6 +43,7 @@ def packed_by_hand(cache, rows, config):
                 batch["decoder_segment_ids"][row, decoder_column] = segment
                 batch["decoder_positions"][row, decoder_column] = position
                 batch["decoder_loss_weights"][row, decoder_column] = 1
+                batch["decoder_task_ids"][row, decoder_column] = cache.task_ids[example]
                 before = token
                 decoder_column += 1
     return batch
@@ -56,6 +57,8 @@ def assert_same(actual, expected):
 
 def test_the_row_of_the_documentation(make_cache):
     cache = make_cache([([7, 8, 1], [5, 1]), ([9, 1], [6, 4, 1])])
+    tasks = tuple("abcde")
+    cache = dataclasses.replace(cache, tasks=tasks, task_ids=np.array([2, 4], np.int32))
     config = PlanConfig(encoder_length=8, decoder_length=6, batch_size=1, shuffle=False)
     [batch] = evaluation_batches(PackingPlan(cache, config))
     expected = {
@@ -67,6 +70,7 @@ def test_the_row_of_the_documentation(make_cache):
         "decoder_segment_ids": [[1, 1, 2, 2, 2, 0]],
         "decoder_positions": [[0, 1, 0, 1, 2, 0]],
         "decoder_loss_weights": [[1.0, 1.0, 1.0, 1.0, 1.0, 0.0]],
+        "decoder_task_ids": [[2, 2, 4, 4, 4, 0]],
     }
     assert_same(batch, expected)
     types = {name: str(values.dtype) for name, values in batch.items()}
@@ -123,7 +127,7 @@ TOKENS = st.lists(st.integers(0, 70_000), max_size=9)
 @given(st.lists(st.tuples(TOKENS, TOKENS), min_size=1, max_size=25), st.integers(1, 4))
 @settings(deadline=None, max_examples=12)
 def test_equals_packing_by_hand(make_cache, examples, batch_size):
-    cache = make_cache(examples)
+    cache = make_cache(examples, [f"task {len(example[1]) % 3}" for example in examples])
     config = PlanConfig(encoder_length=12, decoder_length=10, batch_size=batch_size)
     plan = PackingPlan(cache, config)
     for step, batch in enumerate(batches(plan, 0, 3)):

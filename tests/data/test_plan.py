@@ -63,6 +63,19 @@ def test_three_examples_fill_any_number_of_steps(make_cache):
     assert plan.epoch_of_step(49) == 196
 
 
+def test_ids_of_a_step_are_those_of_its_rows(make_cache):
+    cache = make_cache([([5, 1], [6, 1]), ([7, 8, 1], [1]), ([1], [9, 9, 1])])
+    names = dataclasses.replace(
+        cache, id_bytes=np.frombuffer("aéb".encode(), np.uint8), id_offsets=np.array([0, 1, 3, 4])
+    )
+    plan = PackingPlan(names, dataclasses.replace(CONFIG, batch_size=1))
+    for step in (0, 7):
+        rows = plan.rows_for_steps(step, step + 1)
+        assert plan.example_ids(step) == [["a", "é", "b"][index] for index in rows.examples]
+    unnamed = PackingPlan(cache, dataclasses.replace(CONFIG, batch_size=1))
+    assert sorted(unnamed.example_ids(0)) == ["#0", "#1", "#2"]
+
+
 def test_statistics_count_both_sides(make_cache):
     cache = make_cache([([5, 5, 1], [6, 1]), ([7, 1], [1])])
     plan = PackingPlan(cache, PlanConfig(encoder_length=10, decoder_length=4, batch_size=1))
