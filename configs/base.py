@@ -71,10 +71,10 @@ def _build() -> ConfigDict:
     # Styles of phrasings to use, out of STYLES in instructrec_jax/instructions/templates.py; () =
     # every style, "chinese" included.
     build.styles = ()
-    # Share of train examples that are shown one to three solved questions of their task, and the
-    # greatest length of the whole encoder text then, in characters.
+    # Share of train examples that come with solved questions of their task, and the most of one
+    # example. How many of them are read, data.encoder_length decides.
     build.demonstrations = 0.0
-    build.demonstration_characters = 1_500
+    build.most_demonstrations = 3
     # Templates a task that training never sees, and tasks that training never sees.
     build.holdout_phrasings = 2
     build.holdout_tasks = ("fill_blanks",)
@@ -153,6 +153,10 @@ def _data() -> ConfigDict:
     data.mixture_cap = 0
     data.mixture_temperature = 1.0
     data.mixture_rates = ConfigDict()
+    # Share of train examples that are shown 1 to most_demonstrations solved questions of their
+    # task, where the dataset brings none. What does not fit encoder_length is left out and counted.
+    data.demonstrations = 0.0
+    data.most_demonstrations = 3
     # Share of examples held out for validation where a file brings no splits of its own.
     data.validation_fraction = 0.02
     # Folder of the token cache; "" = inside the dataset folder, or the run folder for a file.
@@ -186,6 +190,9 @@ def _model() -> ConfigDict:
 def _mesh() -> ConfigDict:
     """Devices along each mesh axis; at most one may be -1 = all that are left."""
     mesh = ConfigDict()
+    # Groups of devices with a fast network inside and a slow one between them, such as TPU slices.
+    # They split the batch, and gradients are added up between them once a step.
+    mesh.slice = 1
     # Copies of the model that split the batch.
     mesh.data = -1
     # Devices that split the batch and the parameters (ZeRO-3).
@@ -212,6 +219,10 @@ def _optimizer() -> ConfigDict:
     optimizer.clip_norm = 0.0
     # Decoupled decay a step, times the learning rate; on kernels and embeddings, not on norms.
     optimizer.weight_decay = 0.0
+    # Decay a step of an exponential moving average of the trained parameters, such as 0.999; 0 =
+    # none. Where it is on, the averages are what is evaluated, decoded with, exported and started
+    # from; checkpoints hold both.
+    optimizer.ema_decay = 0.0
     # Parameters that stay as they are: regexes, each matched against whole paths as --dry_run shows
     # them, ("encoder/.*", "token_embedder/embedding"). Layers are stacked, so that a parameter is
     # frozen in all layers of a stack or in none.

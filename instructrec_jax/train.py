@@ -28,10 +28,9 @@ from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.loop import (
     Loop,
     Run,
+    checkpoint_items,
     identity,
     make_run,
-    optimizer_item,
-    parameters_item,
 )
 from instructrec_jax.training.model_folder import (
     ModelFolder,
@@ -231,20 +230,18 @@ def _restored(
     if parts.model.lora is not None and initial is not None:
         base = read_parameters(initial, shapes.frozen)
         check_base(newest["base"], base, given=f"init={parts.config.init}")
-    target = {
-        "parameters": parameters_item(shapes, parts.model),
-        "optimizer": optimizer_item(shapes),
-    }
-    restored = checkpoints.restore_newest(target, warn=tell)
+    restored = checkpoints.restore_newest(checkpoint_items(shapes, parts.model), warn=tell)
     if restored is None:
         return None
     step, arrays, _ = restored
     tell(f"going on from step {step}, {checkpoints.folder / str(step)}")
     trained, frozen = split(joined(arrays["parameters"], base), parts.freezing)
+    averaged, _ = split(arrays.get("averaged", {}), parts.freezing)
     return TrainState(
         step=jax.device_put(step, shapes.step.sharding),
         trained=trained,
         frozen=frozen,
+        averaged=averaged,
         **arrays["optimizer"],
     )
 

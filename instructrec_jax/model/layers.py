@@ -34,7 +34,7 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
 
 # Mesh axes that split an axis of an activation. Axes without an entry stay whole.
 ACTIVATION_AXES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("slice", "data", "fsdp"),
     "heads": ("tensor",),
     "feed_forward": ("tensor",),
     "vocabulary": ("tensor",),

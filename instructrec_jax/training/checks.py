@@ -41,12 +41,15 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("optimizer.warmup_steps", 0),
     ("optimizer.clip_norm", 0),
     ("optimizer.weight_decay", 0),
+    ("optimizer.ema_decay", 0),
     ("data.encoder_length", 1),
     ("data.decoder_length", 1),
     ("data.open_bins", 1),
     ("data.mixture_cap", 0),
     ("data.mixture_temperature", 1e-6),
     ("data.validation_fraction", 0),
+    ("data.demonstrations", 0),
+    ("data.most_demonstrations", 1),
     ("lora.rank", 0),
     ("tokenizer.vocabulary_size", 1),
     ("tokenizer.sentinels", 0),
@@ -158,9 +161,11 @@ def check(config: ConfigDict, *, device_count: int) -> None:
                 "optimizer.freeze and lora.rank exclude each other: with LoRA all but the adapters "
                 "is frozen; lora.targets chooses where they are"
             )
-    for key in ("train.label_smoothing", "data.validation_fraction"):
+    for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
+    if config.data.demonstrations > 1:
+        problems.append(f"data.demonstrations={config.data.demonstrations}: at most 1, all examples")
     for key in ("workdir", "dataset", "init"):
         if "://" in config[key]:
             problems.append(f"{key}={config[key]}: give a folder; mount the bucket as one first")
@@ -226,12 +231,12 @@ def _check_mesh(config: ConfigDict, device_count: int) -> None:
     shape = sharding.mesh_shape(config.mesh.to_dict(), device_count)
     sizes = dict(zip(sharding.AXES, shape, strict=True))
     rows, parts = config.train.batch_size, max(config.train.accumulation_steps, 1)
-    shards = sizes["data"] * sizes["fsdp"]
+    shards = math.prod(sizes[axis] for axis in sharding.BATCH_AXES)
     if rows % (parts * shards):
+        factors = (f" x mesh.{axis} {sizes[axis]}" for axis in sharding.BATCH_AXES)
         raise ConfigError(
             f"train.batch_size={rows}: must be a multiple of {parts * shards} = "
-            f"train.accumulation_steps {parts} x mesh.data {sizes['data']} x "
-            f"mesh.fsdp {sizes['fsdp']}"
+            f"train.accumulation_steps {parts}{''.join(factors)}"
         )
 
 

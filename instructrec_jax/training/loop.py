@@ -71,10 +71,16 @@ def make_run(
         z_loss=config.train.z_loss,
         loss_chunk=config.train.loss_chunk,
         seed=config.seed,
+        ema_decay=config.optimizer.ema_decay,
     )
     freezing = freezing_of(config)
     shapes, shardings, new_state = _state_of(
-        model, optimizer, freezing=freezing, seed=config.seed, mesh=mesh
+        model,
+        optimizer,
+        freezing=freezing,
+        seed=config.seed,
+        mesh=mesh,
+        ema=config.optimizer.ema_decay > 0,
     )
     return Run(
         config=config,
@@ -106,11 +112,12 @@ def _state_of(
     freezing: Freezing,
     seed: int,
     mesh: Mesh,
+    ema: bool,
 ) -> tuple[TrainState, TrainState, Callable[[Any], TrainState]]:
     """Shapes, shardings and a maker of the initial state, each parameter made where it lives."""
 
     def make(given: Any) -> TrainState:
-        return initial_state(model, optimizer, seed=seed, freezing=freezing, given=given)
+        return initial_state(model, optimizer, seed=seed, freezing=freezing, given=given, ema=ema)
 
     shapes = jax.eval_shape(make, {})
     shardings = state_shardings(shapes, mesh)
@@ -257,7 +264,7 @@ class Loop:
         with self._clock.measure("evaluate"):
             figures = validation_figures(
                 self._run.data.validation,
-                evaluate=lambda batch: self._run.evaluate(state.parameters, batch),
+                evaluate=lambda batch: self._run.evaluate(state.averaged_parameters, batch),
                 mesh=self._run.mesh,
             )
             self._reporter.record("validation", step, **figures)
@@ -268,7 +275,7 @@ class Loop:
             )
             for sample in decode_samples(
                 self._run.data.samples,
-                parameters=state.parameters,
+                parameters=state.averaged_parameters,
                 model=self._run.model,
                 tokenizer=self._run.data.tokenizer,
                 max_new_tokens=config.evaluate.max_new_tokens,
@@ -282,11 +289,12 @@ class Loop:
         if step == self._checkpoints.latest_step():
             return
         config = self._run.config
+        items = checkpoint_items(state, self._run.model)
         with self._clock.measure("save"):
             self._checkpoints.save(
                 step,
-                parameters=parameters_item(state, self._run.model),
-                optimizer=optimizer_item(state),
+                parameters=items["parameters"],
+                optimizer=items["optimizer"],
                 config=self._run.model,
                 tokenizer=self._run.data.tokenizer,
                 encoder_length=config.data.encoder_length,
@@ -311,6 +319,7 @@ def identity(run: Run) -> dict[str, Any]:
         "optimizer.options": json.loads(optimizer.options.to_json_best_effort()),
         "optimizer.clip_norm": "on" if optimizer.clip_norm else "off",
         "optimizer.weight_decay": "on" if optimizer.weight_decay else "off",
+        "optimizer.ema_decay": "on" if optimizer.ema_decay else None,
         "optimizer.freeze": list(freezing.patterns) or None,
         "model.frozen_dtype": freezing.dtype if run.shapes.frozen else None,
         "lora.rank": lora.rank if lora else None,
@@ -319,17 +328,22 @@ def identity(run: Run) -> dict[str, Any]:
     }
 
 
-def parameters_item(state: TrainState, model: T5Config) -> Any:
-    """What the `parameters/` part of a checkpoint holds: of LoRA the adapters alone."""
-    return state.parameters if model.lora is None else state.trained
+def checkpoint_items(state: TrainState, model: T5Config) -> dict[str, Any]:
+    """What a checkpoint holds of a state: `parameters`, `optimizer`, and `averaged` where it is on.
 
-
-def optimizer_item(state: TrainState) -> dict[str, Any]:
-    """What the `optimizer/` part of a checkpoint holds."""
-    return {
-        "optimizer_state": state.optimizer_state,
-        "nonfinite_in_a_row": state.nonfinite_in_a_row,
+    Of LoRA the first and the last are the adapters alone, else all parameters of the model.
+    """
+    whole = model.lora is None
+    items = {
+        "parameters": state.parameters if whole else state.trained,
+        "optimizer": {
+            "optimizer_state": state.optimizer_state,
+            "nonfinite_in_a_row": state.nonfinite_in_a_row,
+        },
     }
+    if state.averaged:
+        items["averaged"] = state.averaged_parameters if whole else state.averaged
+    return items
 
 
 class _Window:

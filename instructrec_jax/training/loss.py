@@ -17,6 +17,7 @@ def summed_nll(
     label_smoothing: float,
     z_loss: float,
     chunk: int,
+    task_count: int = 0,
 ) -> tuple[Array, dict[str, Array]]:
     """The summed training loss of a batch and the sums that its figures are made of.
 
@@ -33,35 +34,48 @@ def summed_nll(
       z_loss: weight of log(Z)^2.
       chunk: target positions whose logits are alive at once; 0 or more than T means all. The
         backward pass computes the logits of a chunk again.
+      task_count: above 0, the batch has `decoder_task_ids` [B, T] int32 below it, and sums are also
+        made task by task.
 
     Returns:
       The summed loss (scalar float32), and the sums `nll`, `correct`, `tokens`, `sequences`
-      (scalars float32), `nll` without smoothing and z-loss.
+      (scalars float32), `nll` without smoothing and z-loss; with tasks also `task_nll`,
+      `task_tokens`, `task_sequences` (float32 [task_count]).
     """
 
-    def of_chunk(hidden: Array, targets: Array, weights: Array) -> Array:
-        return _chunk_sums(
+    def of_chunk(hidden: Array, targets: Array, weights: Array, *tasks: Array) -> list[Array]:
+        loss, nll, correct = _weighted(
             logits_of(hidden), targets, weights, label_smoothing=label_smoothing, z_loss=z_loss
         )
+        by_task = [_sum_by_task(nll, ids, task_count) for ids in tasks]
+        return [loss.sum(), nll.sum(), correct.sum(), *by_task]
 
     targets, weights = batch["decoder_target_tokens"], batch["decoder_loss_weights"]
+    tasks = [batch["decoder_task_ids"]] if task_count else []
+    pieces = (hidden, targets, weights, *tasks)
     length = targets.shape[1]
     if chunk <= 0 or chunk >= length:
-        sums = of_chunk(hidden, targets, weights)
+        totals = of_chunk(*pieces)
     else:
         count = -(-length // chunk)
         padding = count * chunk - length
-        chunks = tuple(_split_length(array, count, padding) for array in (hidden, targets, weights))
+        chunks = tuple(_split_length(array, count, padding) for array in pieces)
         per_chunk = jax.lax.map(lambda piece: jax.checkpoint(of_chunk)(*piece), chunks)
-        sums = per_chunk.sum(axis=0)
-    starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0)
-    return sums[0], {
-        "nll": sums[1],
-        "correct": sums[2],
+        totals = [total.sum(axis=0) for total in per_chunk]
+    loss, nll, correct, *task_nll = totals
+    # A sequence whose first target token weighs nothing does not count.
+    starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0) & (weights > 0)
+    sums = {
+        "nll": nll,
+        "correct": correct,
         "tokens": weights.sum(),
-        # A sequence whose first target token weighs nothing does not count.
-        "sequences": jnp.sum(starts & (weights > 0), dtype=jnp.float32),
+        "sequences": jnp.sum(starts, dtype=jnp.float32),
     }
+    for ids, of_tasks in zip(tasks, task_nll, strict=True):
+        sums["task_nll"] = of_tasks
+        sums["task_tokens"] = _sum_by_task(weights, ids, task_count)
+        sums["task_sequences"] = _sum_by_task(starts.astype(jnp.float32), ids, task_count)
+    return loss, sums
 
 
 def normaliser(sums: Mapping[str, Array], objective: str) -> Array:
@@ -73,10 +87,10 @@ def normaliser(sums: Mapping[str, Array], objective: str) -> Array:
     return jnp.maximum(sums[objective], 1.0)
 
 
-def _chunk_sums(
+def _weighted(
     logits: Array, targets: Array, weights: Array, *, label_smoothing: float, z_loss: float
-) -> Array:
-    """[3] float32: summed loss, NLL and correct predictions of [B, t] targets."""
+) -> tuple[Array, Array, Array]:
+    """float32 [B, t] each, times the weights: loss, NLL and whether the prediction is correct."""
     log_normaliser = jax.nn.logsumexp(logits, axis=-1)
     # A comparison fuses into the reduction and needs no gather over a sharded vocabulary.
     vocabulary = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2)
@@ -90,7 +104,12 @@ def _chunk_sums(
     if z_loss:
         loss = loss + z_loss * jnp.square(log_normaliser)
     correct = target_logit >= logits.max(axis=-1)
-    return jnp.stack([jnp.sum(value * weights) for value in (loss, nll, correct)])
+    return loss * weights, nll * weights, correct * weights
+
+
+def _sum_by_task(values: Array, ids: Array, task_count: int) -> Array:
+    """float32 [task_count] from values [B, t] and task ids [B, t]; no gradient goes through."""
+    return jnp.zeros((task_count,), jnp.float32).at[ids].add(jax.lax.stop_gradient(values))
 
 
 def _split_length(array: Array, count: int, padding: int) -> Array:

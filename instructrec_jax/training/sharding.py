@@ -1,8 +1,9 @@
 """The device mesh, and where each parameter, optimizer slot and batch row lives on it.
 
-Mesh axes: `data` splits the batch, `fsdp` splits the batch and the parameters (ZeRO-3), `tensor`
-splits heads, feed-forward and vocabulary (Megatron). The table below gives every parameter its
-PartitionSpec; the stacked layer axis L in front is never split.
+Mesh axes, the slowest network outermost: `slice` (groups of devices with a fast network inside,
+such as TPU slices) and `data` split the batch, `fsdp` splits the batch and the parameters (ZeRO-3),
+`tensor` splits heads, feed-forward and vocabulary (Megatron). The table below gives every parameter
+its PartitionSpec; the stacked layer axis L in front is never split.
 """
 
 import re
@@ -11,13 +12,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from instructrec_jax.errors import ConfigError
+from instructrec_jax.model.layers import ACTIVATION_AXES
 
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")
+AXES = ("slice", "data", "fsdp", "tensor")
+BATCH_AXES = ACTIVATION_AXES["batch"]
 
 # First match wins; a parameter that no line matches is an error.
 RULES: tuple[tuple[str, P], ...] = (
@@ -59,9 +62,22 @@ def mesh_shape(sizes: Mapping[str, int], device_count: int) -> tuple[int, ...]:
 
 
 def make_mesh(sizes: Mapping[str, int]) -> Mesh:
-    """The mesh over all devices of all processes."""
+    """The mesh over all devices of all processes.
+
+    Where devices tell their slice, each index along `slice` is one of these slices.
+
+    Raises:
+      ConfigError: sizes that do not fit the devices or their slices.
+    """
     shape = mesh_shape(sizes, jax.device_count())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    axis_types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", 0) for device in jax.devices()})
+    if shape[0] == 1 or slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=axis_types)
+    if shape[0] != slices:
+        raise ConfigError(f"mesh.slice={shape[0]}: the devices are in {slices} slices")
+    devices = mesh_utils.create_hybrid_device_mesh((1, *shape[1:]), (slices, 1, 1, 1))
+    return Mesh(devices, AXES, axis_types=axis_types)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -145,7 +161,7 @@ def named(mesh: Mesh, specs: Any) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over `data` and `fsdp`; every `tensor` shard sees the same rows."""
+    """Rows over BATCH_AXES; every `tensor` shard sees the same rows."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 

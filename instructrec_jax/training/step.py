@@ -31,11 +31,17 @@ class TrainState:
     trained: Any  # parameters; nested dict
     frozen: Any  # the other parameters; nested dict, {} where all are trained
     optimizer_state: Any  # of the trained parameters
+    averaged: Any  # moving average of the trained parameters, float32; {} where it is off
 
     @property
     def parameters(self) -> dict[str, Any]:
         """The whole model's."""
         return joined(self.trained, self.frozen)
+
+    @property
+    def averaged_parameters(self) -> dict[str, Any]:
+        """The whole model's to evaluate and decode with; `parameters` where nothing is averaged."""
+        return joined(self.parameters, self.averaged)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class StepSettings:
     z_loss: float
     loss_chunk: int
     seed: int
+    ema_decay: float = 0.0
 
 
 def initial_state(
@@ -57,6 +64,7 @@ def initial_state(
     seed: int,
     freezing: Freezing | None = None,
     given: Mapping[str, Any] | None = None,
+    ema: bool = False,
 ) -> TrainState:
     """Step 0; call it under jit or eval_shape.
 
@@ -66,6 +74,7 @@ def initial_state(
       seed: parameters that are not given are drawn from it.
       freezing: what is not trained; None = nothing.
       given: parameters to start from, a nested dict of some or all of them.
+      ema: whether a moving average of the trained parameters is kept; it starts from them.
     """
     drawn = init_parameters(config, jax.random.key(seed))
     trained, frozen = split(joined(drawn, given or {}), freezing or Freezing())
@@ -75,6 +84,7 @@ def initial_state(
         trained=trained,
         frozen=frozen,
         optimizer_state=optimizer.init(trained),
+        averaged=jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trained) if ema else {},
     )
 
 
@@ -82,13 +92,15 @@ def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
     """A NamedSharding for each leaf of a state (arrays or ShapeDtypeStructs)."""
     whole = NamedSharding(mesh, P())
     optimizer_state = sharding.optimizer_specs(state.optimizer_state, state.trained)
+    trained = sharding.named(mesh, sharding.parameter_specs(state.trained))
     return dataclasses.replace(
         state,
         step=whole,
         nonfinite_in_a_row=whole,
-        trained=sharding.named(mesh, sharding.parameter_specs(state.trained)),
+        trained=trained,
         frozen=sharding.named(mesh, sharding.parameter_specs(state.frozen)),
         optimizer_state=sharding.named(mesh, optimizer_state),
+        averaged=trained if state.averaged else {},
     )
 
 
@@ -100,12 +112,15 @@ def make_train_step(
     settings: StepSettings,
     mesh: Mesh,
     shardings: TrainState,
+    task_count: int = 0,
 ) -> stages.Wrapped:
     """The jitted step: (state, global batch) -> (state, figures). The old state is donated.
 
     Figures (float32 scalars): loss, loss_per_token, loss_per_sequence, accuracy, target_tokens,
     input_tokens, sequences, gradient_norm, learning_rate, applied (1, or 0 where a non-finite loss
-    or gradient left parameters and optimizer as they were), nonfinite_in_a_row, stop_votes.
+    or gradient left parameters, optimizer and average as they were), nonfinite_in_a_row,
+    stop_votes. With a `task_count`, where batches have `decoder_task_ids`, also task_nll,
+    task_tokens and task_sequences, float32 [task_count].
     """
     whole = NamedSharding(mesh, P())
     function = partial(
@@ -115,6 +130,7 @@ def make_train_step(
         schedule=schedule,
         settings=settings,
         mesh=mesh,
+        task_count=task_count,
     )
     return jax.jit(
         function,
@@ -125,15 +141,28 @@ def make_train_step(
 
 
 def make_evaluation_step(
-    *, config: T5Config, settings: StepSettings, mesh: Mesh, shardings: TrainState
+    *,
+    config: T5Config,
+    settings: StepSettings,
+    mesh: Mesh,
+    shardings: TrainState,
+    task_count: int = 0,
 ) -> Callable[[Any, dict[str, Array]], dict[str, Array]]:
-    """The jitted (parameters, global batch) -> sums `nll`, `correct`, `tokens`, `sequences`."""
+    """The jitted (parameters, global batch) -> the sums of `summed_nll`."""
     model = T5(config)
     plain = dataclasses.replace(settings, label_smoothing=0.0, z_loss=0.0)
 
     def function(parameters: Any, batch: Batch) -> dict[str, Array]:
-        sums = _summed_loss(parameters, {}, batch, model=model, settings=plain, dropout_key=None)
-        return sums[1]
+        _, sums = _summed_loss(
+            parameters,
+            {},
+            batch,
+            model=model,
+            settings=plain,
+            dropout_key=None,
+            task_count=task_count,
+        )
+        return sums
 
     return jax.jit(
         function,
@@ -150,6 +179,7 @@ def _summed_loss(
     model: T5,
     settings: StepSettings,
     dropout_key: Array | None,
+    task_count: int,
 ) -> tuple[Array, dict[str, Array]]:
     # Linen's `apply` is typed for methods that also return changed variables.
     apply: Any = partial(model.apply, {"params": joined(trained, frozen)})
@@ -166,6 +196,7 @@ def _summed_loss(
         label_smoothing=settings.label_smoothing,
         z_loss=settings.z_loss,
         chunk=settings.loss_chunk,
+        task_count=task_count,
     )
 
 
@@ -178,12 +209,20 @@ def _train_step(
     schedule: optax.Schedule,
     settings: StepSettings,
     mesh: Mesh,
+    task_count: int,
 ) -> tuple[TrainState, dict[str, Array]]:
     stop_votes = batch.pop("stop_votes")
     input_tokens = jnp.sum(batch["encoder_segment_ids"] > 0, dtype=jnp.float32)
     key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
     loss, sums, gradients = _accumulated(
-        state.trained, state.frozen, batch, key, model=model, settings=settings, mesh=mesh
+        state.trained,
+        state.frozen,
+        batch,
+        key,
+        model=model,
+        settings=settings,
+        mesh=mesh,
+        task_count=task_count,
     )
     # One division over the whole batch: the mean over micro-batches of their means would weigh
     # short micro-batches too much.
@@ -204,7 +243,9 @@ def _train_step(
         trained=kept(trained, state.trained),
         frozen=state.frozen,
         optimizer_state=kept(optimizer_state, state.optimizer_state),
+        averaged=kept(_averaged(state, trained, settings.ema_decay), state.averaged),
     )
+    by_task = ("task_nll", "task_tokens", "task_sequences") if task_count else ()
     tokens = jnp.maximum(sums["tokens"], 1.0)
     figures = {
         "loss": loss,
@@ -219,8 +260,23 @@ def _train_step(
         "applied": finite.astype(jnp.float32),
         "nonfinite_in_a_row": nonfinite_in_a_row,
         "stop_votes": stop_votes.sum(),
+        **{name: sums[name] for name in by_task},
     }
     return new_state, figures
+
+
+def _averaged(state: TrainState, trained: Any, decay: float) -> Any:
+    """The moving average of the trained parameters after a step.
+
+    Its first value is the parameters' first, which is no bias where they were given. So that drawn
+    ones are forgotten, the decay grows with the steps t taken before: min(decay, (1 + t) / (10 +
+    t)), as TensorFlow's ExponentialMovingAverage has it.
+    """
+    if not state.averaged:
+        return {}
+    steps = state.step.astype(jnp.float32)
+    decay_now = jnp.minimum(decay, (1.0 + steps) / (10.0 + steps))
+    return optax.incremental_update(trained, state.averaged, 1.0 - decay_now)
 
 
 def _accumulated(
@@ -232,6 +288,7 @@ def _accumulated(
     model: T5,
     settings: StepSettings,
     mesh: Mesh,
+    task_count: int,
 ) -> tuple[Array, dict[str, Array], Any]:
     """Summed loss, its sums and the gradient of the trained parameters, over all micro-batches."""
     count = settings.accumulation_steps
@@ -240,7 +297,13 @@ def _accumulated(
     def of_part(part: Batch, index: Array | int) -> tuple[Array, dict[str, Array], Any]:
         dropout = jax.random.fold_in(key, index) if model.config.has_dropout else None
         (loss, sums), gradients = with_gradient(
-            trained, frozen, part, model=model, settings=settings, dropout_key=dropout
+            trained,
+            frozen,
+            part,
+            model=model,
+            settings=settings,
+            dropout_key=dropout,
+            task_count=task_count,
         )
         return loss, sums, gradients
 

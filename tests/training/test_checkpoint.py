@@ -85,7 +85,12 @@ def assert_equal(left, right):
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}], ids=str
+    "sizes",
+    [
+        {"slice": 1, "data": 8, "fsdp": 1, "tensor": 1},
+        {"slice": 1, "data": 2, "fsdp": 2, "tensor": 2},
+    ],
+    ids=str,
 )
 def test_the_newest_step_comes_back_exactly_on_any_mesh(saved, state, sizes):
     step, restored, metadata = restore(saved, state, sizes)
@@ -97,7 +102,9 @@ def test_the_newest_step_comes_back_exactly_on_any_mesh(saved, state, sizes):
 def test_a_flipped_bit_is_found_and_the_step_before_is_used(saved, state, part):
     flip_bit_in(saved / "checkpoints" / "10" / part)
     words: list[str] = []
-    step, restored, _ = restore(saved, state, {"data": 8, "fsdp": 1, "tensor": 1}, words.append)
+    step, restored, _ = restore(
+        saved, state, {"slice": 1, "data": 8, "fsdp": 1, "tensor": 1}, words.append
+    )
     assert step == 5
     assert_equal(restored, jax.tree.map(lambda leaf: leaf * 5, item(state)))
     assert "WARNING: checkpoint 10 cannot be used" in words[0]
@@ -107,7 +114,7 @@ def test_a_flipped_bit_is_found_and_the_step_before_is_used(saved, state, part):
 def test_truncated_and_empty_steps_are_passed_over(saved, state):
     shutil.rmtree(saved / "checkpoints" / "10" / "parameters")
     (saved / "checkpoints" / "11").mkdir()
-    step, _, _ = restore(saved, state, {"data": 8, "fsdp": 1, "tensor": 1})
+    step, _, _ = restore(saved, state, {"slice": 1, "data": 8, "fsdp": 1, "tensor": 1})
     assert step == 5
 
 
@@ -115,8 +122,8 @@ def test_nothing_good_left_is_an_error_and_nothing_at_all_is_none(saved, state, 
     for step in ("5", "10"):
         flip_bit_in(saved / "checkpoints" / step / "parameters")
     with pytest.raises(CheckpointError, match="no checkpoint can be used"):
-        restore(saved, state, {"data": 8, "fsdp": 1, "tensor": 1})
-    assert restore(tmp_path / "new", state, {"data": 8, "fsdp": 1, "tensor": 1}) is None
+        restore(saved, state, {"slice": 1, "data": 8, "fsdp": 1, "tensor": 1})
+    assert restore(tmp_path / "new", state, {"slice": 1, "data": 8, "fsdp": 1, "tensor": 1}) is None
 
 
 @pytest.mark.parametrize("inner", ["", "checkpoints", "checkpoints/10"])
@@ -174,6 +181,6 @@ def test_fingerprint_by_hand_and_the_same_when_sharded():
     tree = {"a": random.normal(size=(8, 6)).astype(np.float32), "b": np.arange(5, dtype=np.int32)}
     expected = {name: fingerprint_by_hand(array) for name, array in tree.items()}
     assert fingerprint(tree) == expected
-    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    mesh = sharding.make_mesh({"slice": 1, "data": 2, "fsdp": 2, "tensor": 2})
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp", "tensor"))
     assert fingerprint({**tree, "a": jax.device_put(tree["a"], place)}) == expected

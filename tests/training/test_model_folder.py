@@ -86,7 +86,7 @@ def test_what_a_hugging_face_folder_opens_as(folders):
 
 def test_parameters_of_both_folders_are_the_same_on_any_mesh(folders):
     expected = load_model(folders / "orbax").params
-    mesh = sharding.make_mesh({"data": 1, "fsdp": 8, "tensor": 1})
+    mesh = sharding.make_mesh({"slice": 1, "data": 1, "fsdp": 8, "tensor": 1})
     shapes = jax.eval_shape(lambda: expected)
     target = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, np.float32, sharding=place),

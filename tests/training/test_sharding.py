@@ -16,8 +16,8 @@ from instructrec_jax.training.freezing import Freezing, split
 from instructrec_jax.training.optimizer import make_optimizer
 
 
-def sizes(data=1, fsdp=1, tensor=1):
-    return {"data": data, "fsdp": fsdp, "tensor": tensor}
+def sizes(data=1, fsdp=1, tensor=1, slice=1):
+    return {"slice": slice, "data": data, "fsdp": fsdp, "tensor": tensor}
 
 
 def shapes_of(config):
@@ -25,8 +25,8 @@ def shapes_of(config):
 
 
 def test_minus_one_takes_what_is_left():
-    assert sharding.mesh_shape(sizes(data=-1, tensor=2), 8) == (4, 1, 2)
-    assert sharding.mesh_shape(sizes(2, 2, 2), 8) == (2, 2, 2)
+    assert sharding.mesh_shape(sizes(data=-1, tensor=2), 8) == (1, 4, 1, 2)
+    assert sharding.mesh_shape(sizes(2, 2, 2), 8) == (1, 2, 2, 2)
 
 
 @pytest.mark.parametrize("wrong", [sizes(3), sizes(-1, 3), sizes(-1, -1), sizes(0, 8), sizes(16)])

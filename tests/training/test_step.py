@@ -29,9 +29,9 @@ SETTINGS = StepSettings(
     seed=0,
 )
 MESHES = {
-    "rows": {"data": 2, "fsdp": 4, "tensor": 1},
-    "tensor": {"data": 2, "fsdp": 1, "tensor": 4},
-    "mixed": {"data": 2, "fsdp": 2, "tensor": 2},
+    "rows": {"slice": 1, "data": 2, "fsdp": 4, "tensor": 1},
+    "tensor": {"slice": 1, "data": 2, "fsdp": 1, "tensor": 4},
+    "mixed": {"slice": 1, "data": 2, "fsdp": 2, "tensor": 2},
 }
 
 
@@ -42,9 +42,9 @@ def one_device_mesh():
 def mesh_of_rows(devices):
     """Few devices: what eight of them wait for each other is most of a test's time."""
     return jax.sharding.Mesh(
-        np.asarray(jax.devices()[:devices]).reshape(devices, 1, 1),
+        np.asarray(jax.devices()[:devices]).reshape(1, devices, 1, 1),
         sharding.AXES,
-        axis_types=(jax.sharding.AxisType.Auto,) * 3,
+        axis_types=(jax.sharding.AxisType.Auto,) * 4,
     )
 
 
