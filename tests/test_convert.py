@@ -176,7 +176,7 @@ def test_export_loads_whole_and_generates_the_same(tmp_path, tokenizer, name):
 def test_round_trip_is_exact(exported, tmp_path):
     to_orbax(exported / "hf", tmp_path / "converted")
     model, first = load_model(tmp_path / "converted"), load_model(exported / "model")
-    assert model.fingerprints == first.fingerprints
+    assert model.checksums == first.fingerprints
     assert model.config == first.config
     assert model.tokenizer.sha256 == first.tokenizer.sha256
     to_hugging_face(tmp_path / "converted", tmp_path / "again")
@@ -259,8 +259,8 @@ def test_embedding_under_other_names(hugging_face, exported, tmp_path):
 
     change_tensors(hugging_face, rename)
     to_orbax(hugging_face, tmp_path / "converted")
-    expected = load_model(exported / "model").fingerprints
-    assert load_model(tmp_path / "converted").fingerprints == expected
+    expected = load_model(exported / "model").checksums
+    assert load_model(tmp_path / "converted").checksums == expected
 
 
 def test_a_head_beside_the_embedding(hugging_face):

@@ -113,7 +113,7 @@ def _fingerprint(model: ModelFolder) -> str:
     if isinstance(model, LoadedModel) and model.source is not None:
         checksums = fingerprint(model.params)
     else:
-        checksums = dict(model.fingerprints["parameters"])
+        checksums = dict(model.checksums)
     if model.adapters is not None:
         checksums |= model.adapters.record["fingerprints"]
     return hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()
@@ -182,6 +182,7 @@ def _decoding_record(
         "max_new_tokens": limit,
         "encoder_length": loaded.encoder_length,
         "inputs_cut": sum(answer.input_cut for answer in answers),
+        "demonstrations_left_out": sum(answer.demonstrations_left_out for answer in answers),
         "targets_longer_than_limit": sum(answer.target_tokens > limit for answer in answers),
         "outputs_stopped_by_limit": sum(answer.stop_reason == "length" for answer in answers),
     }

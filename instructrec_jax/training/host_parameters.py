@@ -16,8 +16,8 @@ def parameter_types(model: ModelFolder) -> dict[str, np.dtype]:
         return dict.fromkeys(parameter_types(model.adapters.base), np.dtype(np.float32))
     if model.source is not None:
         return dict(model.source.dtypes)
-    names = model.fingerprints["parameters"]
-    return {name: jnp.dtype(model.stored_types.get(name, "float32")) for name in names}
+    types = model.stored_types
+    return {name: jnp.dtype(types.get(name, "float32")) for name in model.checksums}
 
 
 def read_parameter(model: ModelFolder, path: str) -> np.ndarray:
@@ -34,7 +34,7 @@ def read_parameter(model: ModelFolder, path: str) -> np.ndarray:
         return _merged(model, model.adapters, path)
     if model.source is not None:
         return model.source.read(path)
-    return restore_array(model.folder / "parameters", path, model.fingerprints["parameters"][path])
+    return restore_array(model.folder / model.item, path, model.checksums[path])
 
 
 def _merged(model: ModelFolder, adapters: Adapters, path: str) -> np.ndarray:
@@ -46,11 +46,11 @@ def _merged(model: ModelFolder, adapters: Adapters, path: str) -> np.ndarray:
             "has other weights than when they were trained"
         )
     projection, _, name = path.rpartition("/")
-    base, sums = kept.astype(np.float32), model.fingerprints["parameters"]
+    base, sums = kept.astype(np.float32), model.checksums
     if name != "kernel" or f"{projection}/{ADAPTER_NAMES[0]}" not in sums:
         return base
     low_rank = {
-        adapter: restore_array(model.folder / "parameters", name, sums[name])
+        adapter: restore_array(model.folder / model.item, name, sums[name])
         for adapter in ADAPTER_NAMES
         for name in [f"{projection}/{adapter}"]
     }

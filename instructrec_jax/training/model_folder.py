@@ -4,7 +4,8 @@
     models/flan                            a params-only folder of `convert`
     flan-t5-base                           a Hugging Face folder
 
-A run of LoRA holds adapters alone; it opens as the model that they make of their base.
+A run of LoRA holds adapters alone; it opens as the model that they make of their base. Where a
+checkpoint has averaged parameters, they are the ones that are read.
 
 This module imports neither TensorFlow nor optax, so that decoding can read a model alone.
 """
@@ -63,10 +64,11 @@ class ModelFolder:
     encoder_length: int  # longest input it was trained on, in tokens
     decoder_length: int
     description: str  # what was found, for a person
-    fingerprints: Mapping[str, Mapping[str, int]]
+    checksums: Mapping[str, int]  # of the parameters that are read; {} with a source
     stored_types: Mapping[str, str]  # of the parameters that are not float32
     # What the config.json that the model came with says beyond its config.
     foreign_config: Mapping[str, Any]
+    item: str = "parameters"  # of an Orbax checkpoint, where they are; or "averaged"
     source: ParameterSource | None = None  # None: the parameters are in an Orbax checkpoint
     adapters: "Adapters | None" = None  # None: the parameters are whole
 
@@ -179,6 +181,9 @@ def open_model(path: str | Path) -> ModelFolder:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: unknown model config: {error}") from error
     adapters, description = None, f"{kind} {path}, step {metadata['step']}"
+    item = "averaged" if "averaged" in metadata["fingerprints"] else "parameters"
+    if item == "averaged":
+        description += ", averaged parameters"
     if config.lora is not None:
         record = metadata["base"]
         adapters = Adapters(config.lora, _open_base(folder, record), record)
@@ -191,7 +196,8 @@ def open_model(path: str | Path) -> ModelFolder:
         encoder_length=metadata["encoder_length"],
         decoder_length=metadata["decoder_length"],
         description=description,
-        fingerprints=metadata["fingerprints"],
+        checksums=metadata["fingerprints"][item],
+        item=item,
         stored_types=metadata["stored_types"],
         foreign_config=metadata["foreign_config"],
         adapters=adapters,
@@ -224,7 +230,7 @@ def model_of_source(
         encoder_length=FOREIGN_ENCODER_LENGTH,
         decoder_length=FOREIGN_DECODER_LENGTH,
         description=source.description,
-        fingerprints={},
+        checksums={},
         stored_types={},
         foreign_config=foreign_config,
         source=source,
@@ -254,9 +260,9 @@ def read_parameters(model: ModelFolder, target: Any) -> Any:
         return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(stored), sharding=leaf.sharding)
 
     stored = restore_item(
-        model.folder / "parameters",
+        model.folder / model.item,
         jax.tree_util.tree_map_with_path(as_stored, target),
-        model.fingerprints["parameters"],
+        model.checksums,
     )
     return jax.tree.map(lambda array, leaf: array.astype(leaf.dtype), stored, target)
 
@@ -281,7 +287,7 @@ def _merged(model: ModelFolder, adapters: Adapters, target: Any) -> Any:
             lambda: split(init_parameters(adapted, jax.random.key(0)), ADAPTERS_ONLY)[0]
         ),
     )
-    low_rank = restore_item(model.folder / "parameters", shapes, model.fingerprints["parameters"])
+    low_rank = restore_item(model.folder / model.item, shapes, model.checksums)
 
     def merge(base: Any, low_rank: Any) -> Any:
         whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), base)
