@@ -7,6 +7,8 @@
     python -m instructrec_jax.decode --checkpoint=models/flan --input=pairs.jsonl --mode=score
 
 A line of input is a JSON object with `instruction` and optionally `input` and `id`, or plain text.
+`demonstrations`, a list of objects with `instruction`, `input` and `target`, are solved questions
+that are shown first; those that do not fit are left out and counted (`demonstrations_left_out`).
 `input_tokens` in place of them are the very token ids that the encoder reads: end them with eos.
 
 A line of output is a JSON object with `id`, `output`, `output_tokens`, `score` (the natural
@@ -42,11 +44,12 @@ from absl import flags
 from instructrec_jax.command_line import run, say
 from instructrec_jax.decoding.beam import BeamSettings
 from instructrec_jax.decoding.generate import generate_several
-from instructrec_jax.decoding.prompts import BrokenLine, Prompt, read_prompts
+from instructrec_jax.decoding.prompts import Assemble, BrokenLine, Prompt, read_prompts
 from instructrec_jax.decoding.records import generation_record, score_record
 from instructrec_jax.decoding.scoring import score
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.instructions.example import encoder_text
+from instructrec_jax.instructions.few_shot import fitted_text, token_length
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.training.model_folder import LoadedModel, load_model
 
@@ -159,6 +162,7 @@ class Summary:
     broken: int = 0
     truncated: int = 0
     tokens: int = 0
+    demonstrations_left_out: int = 0
 
 
 def main() -> None:
@@ -180,6 +184,7 @@ def main() -> None:
                 _lines(file, name),
                 vocabulary_size=model.config.vocabulary_size,
                 with_targets=_MODE.value == "score",
+                assemble=_assembling(model, encoder_length),
             )
         # After the model: a mistyped checkpoint must not empty a file of earlier answers.
         output = files.enter_context(_open_output(_OUTPUT.value))
@@ -217,12 +222,21 @@ def decode(
                 _write_line(output, {"id": record.id, "error": record.error})
                 continue
             answered = next(answers)
+            if record.demonstrations_left_out:
+                answered.record["demonstrations_left_out"] = record.demonstrations_left_out
             summary.answered += 1
+            summary.demonstrations_left_out += record.demonstrations_left_out
             summary.truncated += answered.truncated
             summary.tokens += answered.tokens
             _write_line(output, answered.record)
         output.flush()
     return summary
+
+
+def _assembling(model: LoadedModel, encoder_length: int) -> Assemble:
+    """How demonstrations come before a question: as many as the model's input has room for."""
+    encode = partial(model.tokenizer.encode_batch, parse_sentinels=_PARSE_SENTINELS.value)
+    return partial(fitted_text, length=token_length(encode), limit=encoder_length)
 
 
 def _answering(
@@ -409,6 +423,11 @@ def _say_summary(summary: Summary, encoder_length: int, *, seconds: float) -> No
     )
     if summary.truncated:
         say(f"prompts cut to {encoder_length} tokens (`truncated`): {summary.truncated}")
+    if summary.demonstrations_left_out:
+        say(
+            f"demonstrations that {encoder_length} tokens have no room for "
+            f"(`demonstrations_left_out`): {summary.demonstrations_left_out}"
+        )
     if summary.broken:
         say(f"lines that could not be read (`error`): {summary.broken}")
 

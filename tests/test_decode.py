@@ -118,6 +118,19 @@ def test_file_to_file(checkpoint, tmp_path, monkeypatch):
     assert "最后".encode() in target.read_bytes()
 
 
+def test_demonstrations_without_room_are_counted(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "generate_several", echo)
+    source, target = tmp_path / "lines.jsonl", tmp_path / "answers.jsonl"
+    shown = [{"instruction": word * 9, "target": "c"} for word in ("a", "many words ", "b")]
+    record = {"instruction": "Count", "input": "d", "demonstrations": shown}
+    source.write_text(json.dumps(record) + "\n" + json.dumps({**record, "demonstrations": "x"}))
+    run_main(checkpoint, input=str(source), output=str(target), max_input_tokens=60)
+    few, broken = map(json.loads, target.read_text().splitlines())
+    assert few["output"] == f"{'a' * 9}\nAnswer: c\n\n{'b' * 9}\nAnswer: c\n\nCount\n\nd"
+    assert few["demonstrations_left_out"] == 1
+    assert broken["error"] == "line 2: demonstrations is not a list of objects"
+
+
 def decode_lines(model, lines=LINES, *, progress=lambda text: None):
     output = io.BytesIO()
     summary = decode.decode(

@@ -16,7 +16,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -25,7 +25,8 @@ import numpy as np
 from instructrec_jax.data.token_cache_writer import ARRAYS, INFO_FILE, POLICIES, write_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.errors import ConfigError, DataError
-from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.demonstrations import FewShot, Pools
+from instructrec_jax.instructions.example import TRAIN, Demonstration, InstructionExample
 from instructrec_jax.instructions.reading import (
     TFDS_RECIPE,
     has_splits,
@@ -33,7 +34,8 @@ from instructrec_jax.instructions.reading import (
     split_of,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+NO_DEMONSTRATIONS = FewShot()
 # Where TensorFlow Datasets keeps prepared data unless told otherwise.
 _TFDS_HOME = "~/tensorflow_datasets"
 
@@ -51,6 +53,7 @@ class TokenCache:
         tasks: names, in the order of their first example.
         dropped: examples left out, by reason.
         truncated: examples whose input was cut.
+        demonstrations_left_out: solved questions that did not fit in front of their example.
         unknown_tokens: tokens that are unk, on both sides; their characters are lost.
         sha256: hash of tokens, tasks and ids.
         id_bytes, id_offsets: the examples' ids in UTF-8, laid out like the tokens.
@@ -66,6 +69,7 @@ class TokenCache:
     truncated: int
     sha256: str
     unknown_tokens: int = 0
+    demonstrations_left_out: int = 0
     id_bytes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     id_offsets: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
 
@@ -93,6 +97,7 @@ def open_token_cache(
     seed: int,
     folder: Path,
     parse_sentinels: bool = False,
+    few_shot: FewShot = NO_DEMONSTRATIONS,
     progress: Callable[[str], None] | None = None,
 ) -> TokenCache:
     """Open the token cache of a split, making it first if it is missing.
@@ -106,6 +111,8 @@ def open_token_cache(
             raises. What is left out or cut is counted.
         validation_fraction, seed: of the division where the data name no splits.
         parse_sentinels: whether "<extra_id_0>" in a text is the sentinel, not plain text.
+        few_shot: which train examples are shown solved questions of their task, where they bring
+            none of their own.
         folder: where caches are kept; `progress` takes lines of text for a person.
 
     Raises:
@@ -119,8 +126,12 @@ def open_token_cache(
     before = _signature(files + prepared)
     divided = split if splits_named else f"{split} by question {validation_fraction} {seed}"
     settings = (FORMAT_VERSION, encoder_length, decoder_length, over_length, divided)
-    sentinels = " with sentinels" if parse_sentinels else ""
-    path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}{sentinels}")
+    changes = " with sentinels" if parse_sentinels else ""
+    if split != TRAIN:
+        few_shot = NO_DEMONSTRATIONS
+    if few_shot.share:
+        changes += f" {few_shot}"
+    path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}{changes}")
     if (cache := _load(path)) is not None:
         return cache
     name = f"the {split} split of {dataset}"
@@ -130,7 +141,10 @@ def open_token_cache(
             return cache
         say(f"tokenizing {name}")
         write_token_cache(
-            _examples_of(dataset, split, splits_named, validation_fraction, seed),
+            _shown(
+                lambda: _examples_of(dataset, split, splits_named, validation_fraction, seed),
+                few_shot,
+            ),
             tokenizer=tokenizer,
             encoder_length=encoder_length,
             decoder_length=decoder_length,
@@ -163,6 +177,16 @@ def _publish(partial: Path, path: Path) -> TokenCache:
     return cache
 
 
+def _shown(
+    read: Callable[[], Iterator[InstructionExample]], few_shot: FewShot
+) -> Iterator[InstructionExample]:
+    """The examples with their solved questions; those to choose from are read first."""
+    if not few_shot.share:
+        return read()
+    pools = Pools(read(), few_shot)
+    return map(pools.shown_to, read())
+
+
 def _examples_of(
     dataset: Path, split: str, splits_named: bool, validation_fraction: float, seed: int
 ) -> Iterator[InstructionExample]:
@@ -170,9 +194,18 @@ def _examples_of(
     if splits_named:
         yield from read_examples(dataset, split=split)
         return
+
+    def part_of(question: InstructionExample | Demonstration) -> str:
+        return split_of(question, validation_fraction=validation_fraction, seed=seed)
+
     for example in read_examples(dataset):
-        if split == split_of(example, validation_fraction=validation_fraction, seed=seed):
-            yield example
+        if part_of(example) != split:
+            continue
+        if split == TRAIN:
+            # A solved question may be one of those that validation asks.
+            shown = tuple(each for each in example.demonstrations if part_of(each) == TRAIN)
+            example = replace(example, demonstrations=shown)
+        yield example
 
 
 def _source_files(dataset: Path, split: str) -> tuple[list[Path], list[Path]]:
@@ -245,6 +278,7 @@ def _load(path: Path) -> TokenCache | None:
             dropped=info["dropped"],
             truncated=info["truncated"],
             unknown_tokens=info["unknown_tokens"],
+            demonstrations_left_out=info["demonstrations_left_out"],
             sha256=info["sha256"],
         )
     except (OSError, ValueError, KeyError):

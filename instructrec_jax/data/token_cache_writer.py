@@ -14,6 +14,7 @@ import numpy as np
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.errors import DataError
 from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.instructions.few_shot import few_shot_text, fitted_texts, token_length
 
 POLICIES = ("drop", "truncate_input", "error")
 INFO_FILE = "cache.json"
@@ -88,6 +89,7 @@ def write_token_cache(
         "dropped": dict(encode.dropped),
         "truncated": encode.truncated,
         "unknown_tokens": encode.unknown_tokens,
+        "demonstrations_left_out": encode.demonstrations_left_out,
         "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*.npy"))},
     }
     (folder / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
@@ -126,24 +128,37 @@ class _Encoder:
         self.dropped: Counter[str] = Counter()
         self.truncated = 0
         self.unknown_tokens = 0
+        self.demonstrations_left_out = 0
 
     def __call__(
         self, examples: list[InstructionExample]
     ) -> list[tuple[str, list[int], list[int], bytes]]:
         """Task, encoder ids, decoder ids and id of each example that stays."""
-        texts = [encoder_text(example.instruction, example.input) for example in examples]
-        encoder = self._encode(texts)
+        encoder = self._encode(
+            [few_shot_text(each.demonstrations, each.instruction, each.input) for each in examples]
+        )
         decoder = self._encode([example.target for example in examples])
         rows = []
         for example, encoder_ids, decoder_ids in zip(examples, encoder, decoder, strict=True):
+            left_out = 0
+            if example.demonstrations and len(encoder_ids) + 1 > self._encoder_length:
+                encoder_ids, left_out = self._with_fewer(example)
             encoder_ids.append(self._tokenizer.eos_id)
             decoder_ids.append(self._tokenizer.eos_id)
             fitted = self._fit(example, encoder_ids, len(decoder_ids))
             if fitted is not None:
+                self.demonstrations_left_out += left_out
                 self.unknown_tokens += fitted.count(self._tokenizer.unk_id)
                 self.unknown_tokens += decoder_ids.count(self._tokenizer.unk_id)
                 rows.append((example.task, fitted, decoder_ids, example.id.encode()))
         return rows
+
+    def _with_fewer(self, example: InstructionExample) -> tuple[list[int], int]:
+        """The encoder ids with the demonstrations that fit, and how many do not."""
+        [(text, left_out)] = fitted_texts(
+            [example], length=token_length(self._encode), limit=self._encoder_length
+        )
+        return self._encode([text])[0], left_out
 
     def _fit(
         self, example: InstructionExample, encoder_ids: list[int], decoder_tokens: int

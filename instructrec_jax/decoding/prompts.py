@@ -1,10 +1,11 @@
 """Lines of decode input to prompts; a broken line becomes an error that says what is wrong."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from instructrec_jax.instructions.example import encoder_text
+from instructrec_jax.instructions.example import Demonstration
+from instructrec_jax.instructions.few_shot import few_shot_text, read_demonstrations
 
 # Which fields hold the instruction and its input: our format and Alpaca's, Dolly's, and
 # prompt/completion. The first line whose instruction field is there counts.
@@ -22,6 +23,7 @@ class Prompt:
     id: str | int
     text: str | Tokens  # what the encoder reads: a text, or these token ids and no others
     target: str | Tokens = ""
+    demonstrations_left_out: int = 0  # that do not fit
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,29 @@ class BrokenLine:
     error: str
 
 
+# Demonstrations, instruction and input to the encoder's text, and how many demonstrations it lacks.
+Assemble = Callable[[Sequence[Demonstration], str, str], tuple[str, int]]
+
+
+def _with_all(
+    demonstrations: Sequence[Demonstration], instruction: str, input: str
+) -> tuple[str, int]:
+    return few_shot_text(demonstrations, instruction, input), 0
+
+
 def read_prompts(
-    lines: Iterable[bytes], *, vocabulary_size: int, with_targets: bool = False
+    lines: Iterable[bytes],
+    *,
+    vocabulary_size: int,
+    with_targets: bool = False,
+    assemble: Assemble = _with_all,
 ) -> Iterator[Prompt | BrokenLine]:
     """One record for each line, in order, at constant memory.
 
     A line that begins with "{" is a JSON object with `instruction`, optionally `input` and `id`;
-    any other line is the instruction itself. `input_tokens`, a list of token ids below
+    any other line is the instruction itself. `demonstrations`, a list of objects with
+    `instruction`, `input` and `target`, are solved questions to be shown first; `assemble`, such
+    as `few_shot.fitted_text`, says how many. `input_tokens`, a list of token ids below
     `vocabulary_size`, counts before the instruction: the encoder reads these ids and no others, so
     that they end with eos where the model expects one. `with_targets`, the object also holds
     `target_tokens` or else `target` (`output`, `response`, `completion`); the ids are the whole
@@ -49,13 +67,12 @@ def read_prompts(
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
-        yield _read_line(
-            line.removesuffix(b"\n").removesuffix(b"\r"), number, vocabulary_size, with_targets
-        )
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        yield _read_line(line, number, vocabulary_size, with_targets, assemble)
 
 
 def _read_line(
-    line: bytes, number: int, vocabulary_size: int, with_targets: bool
+    line: bytes, number: int, vocabulary_size: int, with_targets: bool, assemble: Assemble
 ) -> Prompt | BrokenLine:
     record_id: str | int = str(number)
     try:
@@ -68,7 +85,12 @@ def _read_line(
         record = json.loads(text)
         record_id = _id_of(record, number)
         target = _target_of(record, vocabulary_size) if with_targets else ""
-        return Prompt(record_id, _input_of(record, vocabulary_size), target)
+        if record.get("input_tokens") is not None:
+            tokens = _token_ids(record["input_tokens"], "input_tokens", vocabulary_size)
+            return Prompt(record_id, tokens, target)
+        demonstrations = read_demonstrations(record.get("demonstrations"))
+        prompt, left_out = assemble(demonstrations, *_question_of(record))
+        return Prompt(record_id, prompt, target, left_out)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -89,12 +111,6 @@ def _id_of(record: dict[str, object], number: int) -> str | int:
     if isinstance(record_id, str):
         _encodable(record_id, "id")
     return record_id
-
-
-def _input_of(record: dict[str, object], vocabulary_size: int) -> str | Tokens:
-    if record.get("input_tokens") is not None:
-        return _token_ids(record["input_tokens"], "input_tokens", vocabulary_size)
-    return _text_of(record)
 
 
 def _target_of(record: dict[str, object], vocabulary_size: int) -> str | Tokens:
@@ -125,7 +141,8 @@ def _token_ids(value: object, name: str, vocabulary_size: int) -> Tokens:
     return tuple(value)
 
 
-def _text_of(record: dict[str, object]) -> str:
+def _question_of(record: dict[str, object]) -> tuple[str, str]:
+    """Instruction and input."""
     for instruction_field, input_field in _FIELDS:
         if instruction_field in record and (input_field is None or input_field in record):
             break
@@ -136,11 +153,11 @@ def _text_of(record: dict[str, object]) -> str:
     instruction = _checked(record[instruction_field], instruction_field)
     given = record.get(input_field) if input_field else None
     if given is None:
-        return encoder_text(instruction, "")
+        return instruction, ""
     if not isinstance(given, str):
         raise ValueError(f"{input_field} is {_kind(given)}, not a string")
     _encodable(given, str(input_field))
-    return encoder_text(instruction, given)
+    return instruction, given
 
 
 def _checked(value: object, name: str) -> str:

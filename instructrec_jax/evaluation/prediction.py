@@ -7,7 +7,8 @@ from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.decoding.scoring import score
 from instructrec_jax.evaluation.protocol import Answer
-from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.few_shot import fitted_texts, token_length
 from instructrec_jax.model.config import T5Config
 
 
@@ -27,7 +28,9 @@ def answer_examples(
     `progress` is called with the stage ("answering", then "scoring targets"), the number of
     examples done in it and the number of all.
     """
-    texts = [encoder_text(example.instruction, example.input) for example in examples]
+    length = token_length(tokenizer.encode_batch)
+    fitted = fitted_texts(examples, length=length, limit=encoder_length)
+    texts = [text for text, _ in fitted]
 
     def progress_of(stage: str) -> Callable[[int], None] | None:
         if progress is None:
@@ -62,6 +65,7 @@ def answer_examples(
             target_logprob=target.logprob,
             target_tokens=len(target.token_logprobs),
             input_cut=generation.truncated,
+            demonstrations_left_out=left_out,
         )
-        for generation, target in zip(generations, scores, strict=True)
+        for generation, target, (_, left_out) in zip(generations, scores, fitted, strict=True)
     ]

@@ -38,7 +38,8 @@ class Answer:
 
     `score` is the summed log-probability of its own output, `target_logprob` that of the target
     (natural logarithm, eos included) over `target_tokens` tokens; `stop_reason` is "eos" or
-    "length"; `input_cut` says that the model did not see the end of the input.
+    "length"; `input_cut` says that the model did not see the end of the input,
+    `demonstrations_left_out` how many solved questions of the example had no room.
     """
 
     output: str
@@ -47,6 +48,7 @@ class Answer:
     target_logprob: float
     target_tokens: int
     input_cut: bool = False
+    demonstrations_left_out: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from instructrec_jax.instructions import hashing
-from instructrec_jax.instructions.example import TEST, TRAIN, VALIDATION, InstructionExample
+from instructrec_jax.instructions.example import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Demonstration,
+    InstructionExample,
+)
 from instructrec_jax.instructions.splitting import answer_hash
 
 # Examples whose texts are compared word by word: held-out ones, and train ones. The files are in
@@ -58,7 +64,7 @@ def audit(
 
     A document is told by its corpus, address, lines and hash; an answered question by task, text
     and target without white space and case (the instruction left out: another phrasing does not
-    make another question).
+    make another question). What an example shows as solved is an answered question of its split.
 
     Args:
         read: gives the examples of a split.
@@ -74,7 +80,7 @@ def audit(
         for example in read(split):
             for held, leaked, key in (
                 (documents, leaked_documents, _document(example)),
-                (answers, leaked_answers, _answer(example)),
+                *((answers, leaked_answers, key) for key in _answers(example)),
             ):
                 # What only train has need not be remembered.
                 known = held.get(key) if split == TRAIN else held.setdefault(key, split)
@@ -94,7 +100,8 @@ def audit(
 def near_leaks(read: Read, *, similarity: float, words: int) -> NearLeaks:
     """Compare a sample of held-out texts of at least so many words with a sample of train's.
 
-    The text of an example is its input, or its material inside the instruction.
+    The text of an example is its input, or its material inside the instruction; those of its
+    demonstrations count too.
     """
     held_out: dict[str, frozenset[str]] = {}
     for split in (TEST, VALIDATION):
@@ -123,14 +130,14 @@ def _texts(
     """Texts with their runs of words, each once."""
     seen = set()
     for example in examples:
-        text = example.input or example.material
-        words = text.casefold().split()
-        key = hashing.digest(*words)
-        if len(words) < least or key in seen:
-            continue
-        seen.add(key)
-        rows = zip(*(words[start:] for start in range(_WORDS_IN_A_ROW)), strict=False)
-        yield key, frozenset(map(" ".join, rows))
+        for question in _questions(example):
+            words = (question.input or question.material).casefold().split()
+            key = hashing.digest(*words)
+            if len(words) < least or key in seen:
+                continue
+            seen.add(key)
+            rows = zip(*(words[start:] for start in range(_WORDS_IN_A_ROW)), strict=False)
+            yield key, frozenset(map(" ".join, rows))
 
 
 def _document(example: InstructionExample) -> str:
@@ -139,6 +146,12 @@ def _document(example: InstructionExample) -> str:
     return f"{source.corpus}\n{source.uri}\n{source.span}\n{source.sha256}"
 
 
-def _answer(example: InstructionExample) -> str:
-    asked = example.input or example.material or example.instruction
-    return answer_hash(example.task, asked, example.target)
+def _answers(example: InstructionExample) -> Iterator[str]:
+    """Of the example, and of what it shows as solved."""
+    for question in _questions(example):
+        asked = question.input or question.material or question.instruction
+        yield answer_hash(example.task, asked, question.target)
+
+
+def _questions(example: InstructionExample) -> list[InstructionExample | Demonstration]:
+    return [example, *example.demonstrations]

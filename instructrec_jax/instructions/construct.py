@@ -10,7 +10,7 @@ from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.demonstrations import (
     LONGEST_DEMONSTRATION,
     POOL,
-    Demonstration,
+    Demonstrable,
     group_of,
 )
 from instructrec_jax.instructions.document import Context, Document, Draft, Unreadable
@@ -139,7 +139,7 @@ def _propose_demonstrations(place: str, made: DocumentDrafts, run: Run) -> None:
             run.tally.keep(
                 "demonstration", candidate.task,
                 order=f"{candidate.identity}.{place}.{number}",
-                value=Demonstration(draft, group_of(made.document), candidate.identity),
+                value=Demonstrable(draft, group_of(made.document), candidate.identity),
                 most=POOL,
             )  # fmt: skip
 

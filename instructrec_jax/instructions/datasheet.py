@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from instructrec_jax import evaluation
 from instructrec_jax.instructions.counting import histogram
 from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.few_shot import few_shot_text
 from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
 from instructrec_jax.instructions.tally import Tally
 
@@ -181,6 +182,7 @@ def sample(example: InstructionExample) -> dict[str, Any]:
         "task": example.task,
         "split": example.split,
         "holdout": example.holdout,
+        "shown": _shortened(few_shot_text(example.demonstrations, "", "").strip()),
         "instruction": example.instruction,
         "input": _shortened(example.input),
         "target": _shortened(example.target),

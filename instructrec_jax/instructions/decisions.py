@@ -15,7 +15,7 @@ from typing import NamedTuple
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.construct import DocumentKey, DraftKey
-from instructrec_jax.instructions.demonstrations import POOL, Demonstration
+from instructrec_jax.instructions.demonstrations import POOL, Demonstrable
 from instructrec_jax.instructions.example import SPLITS, TEST, TRAIN, VALIDATION
 from instructrec_jax.instructions.flow import Emission, Group, Run
 from instructrec_jax.instructions.phrasings import Phrasings
@@ -185,7 +185,7 @@ class Bounds:
     shares: dict[tuple[str, str], float] = field(default_factory=dict)
     last: dict[tuple[str, str], str] = field(default_factory=dict)
     shards: dict[str, int] = field(default_factory=dict)
-    pools: dict[str, tuple[Demonstration, ...]] = field(default_factory=dict)
+    pools: dict[str, tuple[Demonstrable, ...]] = field(default_factory=dict)
 
     def objection(self, task: str, split: str, label: str, identity: str) -> str:
         """Why the draft is refused, "" if it is not."""
@@ -231,7 +231,7 @@ def bounds_of(recipe: Recipe, tally: Tally) -> Bounds:
     return Bounds(shares, last, shards, _pools(recipe, tally))
 
 
-def _pools(recipe: Recipe, tally: Tally) -> dict[str, tuple[Demonstration, ...]]:
+def _pools(recipe: Recipe, tally: Tally) -> dict[str, tuple[Demonstrable, ...]]:
     """Of each task the proposed demonstrations that no stage refused."""
     pools = {}
     for task in recipe.chosen_tasks:

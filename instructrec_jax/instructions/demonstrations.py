@@ -1,27 +1,32 @@
-"""Few-shot examples: solved questions of the same task in front of the question.
+"""Which solved questions of the same task are shown in front of a question.
 
 Training on a mixture of questions with and without demonstrations helps both (FLAN 2022, Longpre et
-al. 2023). What is shown hangs on the seed and the example's id alone.
+al. 2023). What is shown hangs on the seed, the example's id and the set of questions to choose from
+alone, never on their order. How much of it fits, few_shot.py says where there is a tokenizer.
 """
 
-from collections.abc import Callable, Iterable
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.document import Document, Draft
-from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.instructions.example import Demonstration, InstructionExample
 from instructrec_jax.instructions.templates import Template
 
-# An example that is shown demonstrations gets one to so many.
-MOST_DEMONSTRATIONS = 3
-# Drafts of each task that demonstrations are chosen from, and the longest of them in characters.
+# Drafts of each task that a build chooses from.
 POOL = 32
+# Examples that training chooses from: of a task whose records name no template, and of each
+# template where they do.
+_POOL_OF_TASK, _POOL_OF_TEMPLATE = 1_024, 64
+# The longest demonstration, in characters of its material and target.
 LONGEST_DEMONSTRATION = 600
-_ANSWER = "Answer:"
+# An open answer of so many characters, white space left out, must not stand in what is shown.
+_LONG_ANSWER = 24
 
 
 @dataclass(frozen=True)
-class Demonstration:
+class Demonstrable:
     """A draft of the train split; `document` is its document's group, `identity` its own name."""
 
     draft: Draft
@@ -29,75 +34,141 @@ class Demonstration:
     identity: str
 
 
+@dataclass(frozen=True)
+class FewShot:
+    """At train time: the share of examples that are shown 1 to `most` solved questions."""
+
+    share: float = 0.0
+    most: int = 3
+    seed: int = 0
+
+
 def group_of(document: Document) -> str:
     """What tells documents apart whose drafts may be shown with one another."""
     return document.group or document.identity
 
 
-def demonstration_count(example: str, *, share: float, seed: int) -> int:
-    """How many demonstrations the example of this id gets: 0, or for a `share` of ids 1 to 3."""
+def demonstration_count(example: str, *, share: float, most: int, seed: int) -> int:
+    """How many demonstrations the example of this id gets: 0, or for a `share` of ids 1 to most."""
     if hashing.fraction(seed, "few shot", example) >= share:
         return 0
-    return 1 + int(hashing.fraction(seed, "shots", example) * MOST_DEMONSTRATIONS)
+    return 1 + int(hashing.fraction(seed, "shots", example) * most)
 
 
 def with_demonstrations(
     example: InstructionExample,
-    pool: Iterable[Demonstration],
+    pool: Iterable[Demonstrable],
     *,
     document: str,
     template: Template,
     count: int,
-    budget: int,
     seed: int,
-    length: Callable[[str], int] = len,
 ) -> InstructionExample:
-    """The example with up to `count` solved questions in front of its instruction.
+    """The example with up to `count` solved questions of a build.
 
     Args:
-        example: the question; its input stays where it is, behind its own instruction.
+        example: the question.
         pool: train drafts of the example's task. Those of the example's own group, and those
             that ask the same or, but for closed choices, answer the same, are never shown; nor is
             any shown twice.
-        document: the group of the example's document, as in `Demonstration.document`.
+        document: the group of the example's document, as in `Demonstrable.document`.
         template: of the example; the demonstrations are phrased by it too.
         count: at most so many.
-        budget: greatest length of the whole encoder text. A demonstration that does not fit is
-            passed over for the next one.
         seed: the build's. Which are shown depends on it, the example's id and the set of `pool`.
-        length: of a text, in the budget's unit: characters, or tokens by a tokenizer.
     """
+    if not count:
+        return example
     ranked = sorted(
         (item for item in pool if item.document != document),
         key=lambda item: hashing.digest(seed, "demonstration", example.id, item.identity),
     )
-    question, answer = _plain(example.input or example.material), _plain(example.target)
-    shown: list[str] = []
+    shown = _different(example, (_rendered(item.draft, template) for item in ranked), count)
+    return replace(example, demonstrations=shown)
+
+
+class Pools:
+    """Train examples as demonstrations of one another, where the data bring none.
+
+    Of each task, or of each template of it where the records name one, those with the smallest
+    hash of seed and id.
+    """
+
+    def __init__(self, examples: Iterable[InstructionExample], settings: FewShot) -> None:
+        """Read all train examples once."""
+        self._settings = settings
+        self._pools: dict[tuple[str, str], list[tuple[str, str, InstructionExample]]] = {}
+        for example in examples:
+            if len(_material(example)) + len(example.target) > LONGEST_DEMONSTRATION:
+                continue
+            most = _POOL_OF_TEMPLATE if example.template else _POOL_OF_TASK
+            order = hashing.digest(settings.seed, "demonstration", example.id)
+            pool = self._pools.setdefault((example.task, example.template), [])
+            if len(pool) < most or order <= pool[-1][0]:
+                # Ids may come twice; then the texts decide.
+                text = hashing.digest(example.instruction, example.input, example.target)
+                bisect.insort(pool, (order, text, example), key=lambda item: item[:2])
+                del pool[most:]
+
+    def shown_to(self, example: InstructionExample) -> InstructionExample:
+        """The train example with its solved questions, for the share of examples that get any.
+
+        Never itself, nor one that asks the same or, but for closed choices, answers the same. What
+        brings demonstrations of its own keeps these.
+        """
+        count = demonstration_count(
+            example.id,
+            share=self._settings.share,
+            most=self._settings.most,
+            seed=self._settings.seed,
+        )
+        if not count or example.demonstrations:
+            return example
+        pool = self._pools.get((example.task, example.template), [])
+        # Not all of the pool in a new order: some more than are needed, as some will not do.
+        random = hashing.generator(self._settings.seed, "demonstrations", example.id)
+        places = random.sample(range(len(pool)), min(len(pool), 8 * count + 8))
+        found = (pool[place][2] for place in places)
+        solved = (_as_demonstration(item) for item in found if item.id != example.id)
+        return replace(example, demonstrations=_different(example, solved, count))
+
+
+def _different(
+    example: InstructionExample, solved: Iterator[Demonstration], count: int
+) -> tuple[Demonstration, ...]:
+    """The first `count` that neither give the example's answer away nor repeat one another."""
+    question, answer = _plain(_material(example)), _plain(example.target)
+    shown: list[Demonstration] = []
     seen: set[tuple[str, str]] = set()
-    for item in ranked:
+    for item in solved:
         if len(shown) == count:
             break
-        asked = _plain(item.draft.input), _plain(item.draft.target)
-        same_question = asked[0] and asked[0] == question
-        same_answer = asked[1] == answer and not example.options
-        if same_question or same_answer or asked in seen:
+        asked = _plain(_material(item)), _plain(item.target)
+        if asked in seen or asked[0] == question:
             continue
-        block = _solved(item.draft, template)
-        text = encoder_text(_joined([*shown, block], example.instruction), example.input)
-        if length(text) <= budget:
-            shown.append(block)
-            seen.add(asked)
-    return replace(example, instruction=_joined(shown, example.instruction)) if shown else example
+        if not example.options and _tells(answer, asked):
+            continue
+        shown.append(item)
+        seen.add(asked)
+    return tuple(shown)
 
 
-def _solved(draft: Draft, template: Template) -> str:
-    question = encoder_text(*template.render(draft))
-    break_ = "\n" if "\n" in draft.target else " "
-    return f"{question}\n{_ANSWER}{break_}{draft.target}"
+def _tells(answer: str, asked: Sequence[str]) -> bool:
+    """Whether an open answer is that of the solved question, or stands in it at length."""
+    return asked[1] == answer or (len(answer) >= _LONG_ANSWER and any(answer in t for t in asked))
 
 
-def _joined(shown: list[str], instruction: str) -> str:
-    return "\n\n".join([*shown, instruction])
+def _material(question: InstructionExample | Demonstration) -> str:
+    """What is asked about; of a question that has no material, the instruction asks all."""
+    return question.input or question.material or question.instruction
+
+
+def _rendered(draft: Draft, template: Template) -> Demonstration:
+    instruction, text = template.render(draft)
+    return Demonstration(instruction, text, draft.target, "" if text else draft.input)
+
+
+def _as_demonstration(example: InstructionExample) -> Demonstration:
+    return Demonstration(example.instruction, example.input, example.target, example.material)
 
 
 def _plain(text: str) -> str:

@@ -37,6 +37,24 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Demonstration:
+    """A solved question that is shown in front of another one.
+
+    The fields are those of an example; `material` again where the phrasing carries it inside.
+    """
+
+    instruction: str
+    input: str
+    target: str
+    material: str = ""
+
+    def to_record(self) -> dict[str, str]:
+        """The demonstration as a JSON object; `material` left out where it is empty."""
+        record = {"instruction": self.instruction, "input": self.input, "target": self.target}
+        return {**record, "material": self.material} if self.material else record
+
+
+@dataclass(frozen=True)
 class InstructionExample:
     """One line of an instruction dataset; the fields are explained in the dataset format.
 
@@ -44,7 +62,8 @@ class InstructionExample:
     `holdout` the unseen thing that a test example probes, `target_source` how the target came
     about (`intrinsic`, `metadata`, `mined`, `parallel`, `executed`, `model`). `material` is what
     the question is about where the phrasing carries it inside the instruction and `input` is
-    therefore empty: the model never sees it apart, floors and audits do.
+    therefore empty: the model never sees it apart, floors and audits do. `demonstrations` are
+    solved questions to be shown first, as many as there is room for (few_shot.py).
     """
 
     id: str
@@ -60,6 +79,7 @@ class InstructionExample:
     target_source: str = ""
     provenance: Provenance | None = None
     material: str = ""
+    demonstrations: tuple[Demonstration, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """The example as a JSON object with a fixed order of keys; empty optional fields left out.
@@ -73,6 +93,7 @@ class InstructionExample:
             "input": self.input,
             "target": self.target,
             "material": self.material,
+            "demonstrations": [shown.to_record() for shown in self.demonstrations],
             "references": list(self.references),
             "options": list(self.options),
             "template": self.template,
@@ -86,9 +107,9 @@ class InstructionExample:
 
 
 def encoder_text(instruction: str, input: str) -> str:
-    """The encoder's text: the instruction, and where there is an input a blank line and the input.
+    """A question's text: the instruction, and where there is an input a blank line and the input.
 
-    Training, decoding and evaluation all take it from here.
+    Training, decoding and evaluation all take it from here, with demonstrations by few_shot.py.
     """
     if not input:
         return instruction

@@ -18,8 +18,8 @@ from instructrec_jax.instructions.example import (
     TRAIN,
     InstructionExample,
     Provenance,
-    encoder_text,
 )
+from instructrec_jax.instructions.few_shot import few_shot_text
 from instructrec_jax.instructions.filters import script_of
 from instructrec_jax.instructions.flow import FILES, Emission, Group, Run
 from instructrec_jax.instructions.rejects import write_reject
@@ -113,7 +113,7 @@ def _lines(
     for example, template in phrased:
         if made.split == TRAIN and run.recipe.demonstrations:
             shown = _few_shot(example, made, template, run)
-            run.tally.count("demonstrated", by=int(shown is not example))
+            run.tally.count("demonstrated", by=int(bool(shown.demonstrations)))
             example = shown
         order = hashing.digest(run.recipe.seed, "order", example.id)
         _count_example(example, template, order, run)
@@ -133,8 +133,12 @@ def _few_shot(
         run.side.pools[example.task],
         document=group_of(made.document),
         template=template,
-        count=demonstration_count(example.id, share=recipe.demonstrations, seed=recipe.seed),
-        budget=recipe.demonstration_characters,
+        count=demonstration_count(
+            example.id,
+            share=recipe.demonstrations,
+            most=recipe.most_demonstrations,
+            seed=recipe.seed,
+        ),
         seed=recipe.seed,
     )
 
@@ -183,7 +187,7 @@ def _example(
 def _count_example(example: InstructionExample, template: Template, order: str, run: Run) -> None:
     tally, task = run.tally, example.task
     tally.count("examples", task, example.split, example.holdout)
-    encoder = encoder_text(example.instruction, example.input)
+    encoder = few_shot_text(example.demonstrations, example.instruction, example.input)
     tally.count("length", task, "encoder", len(encoder))
     tally.count("length", task, "target", len(example.target))
     tally.count("target_source", example.target_source)

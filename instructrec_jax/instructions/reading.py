@@ -17,10 +17,12 @@ from instructrec_jax.instructions.example import (
     SPLITS,
     TRAIN,
     VALIDATION,
+    Demonstration,
     InstructionExample,
     Provenance,
     encoder_text,
 )
+from instructrec_jax.instructions.few_shot import read_demonstrations
 from instructrec_jax.instructions.hashing import fraction
 
 DATASET_FILE = "dataset.json"
@@ -85,10 +87,13 @@ def has_splits(path: str | Path) -> bool:
     raise DataError(f"{path}: no examples")
 
 
-def split_of(example: InstructionExample, *, validation_fraction: float, seed: int) -> str:
+def split_of(
+    example: InstructionExample | Demonstration, *, validation_fraction: float, seed: int
+) -> str:
     """`train` or `validation`, for data without splits of its own.
 
-    By hash of the question without white space and case: equal questions go to the same split.
+    By hash of the question without white space and case: equal questions go to the same split,
+    whatever is shown in front of them.
     """
     question = "".join(encoder_text(example.instruction, example.input).casefold().split())
     held_out = fraction("split", seed, question) < validation_fraction
@@ -191,16 +196,21 @@ def _read_tfds_recipe(file: Path) -> Iterator[InstructionExample]:
 
 
 def _records(file: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (line, parsed record) of a file; "12" or, inside one JSON value, "12 (instance 3)"."""
+    """Yield (line, parsed record) of a file: "12", or "12 (entry 3)" of several on a line.
+
+    Of a Super-NaturalInstructions task, "12 (instance 3)".
+    """
     if _is_one_document(file):
         entries = _entries_of_document(file)
     else:
         entries = _entries_of_lines(file)
+    last, on_line = 0, 0
     for line, value in entries:
+        last, on_line = line, on_line + 1 if line == last else 1
         if isinstance(value, dict) and {"Definition", "Instances"} <= value.keys():
             yield from _natural_instructions(value, file=file, line=line)
         else:
-            yield str(line), value
+            yield (str(line) if on_line == 1 else f"{line} (entry {on_line})"), value
 
 
 def _is_one_document(file: Path) -> bool:
@@ -379,7 +389,15 @@ def _example(record: Any, *, place: str, default_id: str) -> InstructionExample:
         target_source=_text(record, "target_source", place=place, default=""),
         provenance=_provenance(record.get("provenance"), place=place),
         material=_text(record, "material", place=place, default=""),
+        demonstrations=_demonstrations(record, place=place),
     )
+
+
+def _demonstrations(record: Mapping[str, Any], *, place: str) -> tuple[Demonstration, ...]:
+    try:
+        return read_demonstrations(record.get("demonstrations"))
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from error
 
 
 def _text(record: Mapping[str, Any], key: str, *, place: str, default: str | None = None) -> str:

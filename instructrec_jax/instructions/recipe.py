@@ -45,7 +45,7 @@ class Recipe:
     filters: FilterSettings = FilterSettings()
     styles: tuple[str, ...] = ()
     demonstrations: float = 0.0
-    demonstration_characters: int = 1_500
+    most_demonstrations: int = 3
     extensions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -192,7 +192,7 @@ class Recipe:
                 ("validation_fraction", 0),
                 ("test_fraction", 0),
                 ("demonstrations", 0),
-                ("demonstration_characters", 1),
+                ("most_demonstrations", 1),
                 ("execution_mebibytes", 64),
             )
             if getattr(self, key) < least

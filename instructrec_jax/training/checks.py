@@ -165,7 +165,7 @@ def check(config: ConfigDict, *, device_count: int) -> None:
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
     if config.data.demonstrations > 1:
-        problems.append(f"data.demonstrations={config.data.demonstrations}: at most 1, all examples")
+        problems.append(f"data.demonstrations={config.data.demonstrations}: above 1, all examples")
     for key in ("workdir", "dataset", "init"):
         if "://" in config[key]:
             problems.append(f"{key}={config[key]}: give a folder; mount the bucket as one first")

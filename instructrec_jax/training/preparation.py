@@ -19,6 +19,7 @@ from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_token
 from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions.building import build_from_config
+from instructrec_jax.instructions.demonstrations import FewShot
 from instructrec_jax.instructions.example import InstructionExample, encoder_text
 from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
 
@@ -215,6 +216,7 @@ def _open_cache(
         validation_fraction=config.data.validation_fraction,
         seed=config.seed,
         folder=folder,
+        few_shot=FewShot(config.data.demonstrations, config.data.most_demonstrations, config.seed),
         progress=say,
     )
 

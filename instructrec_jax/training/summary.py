@@ -46,6 +46,8 @@ def run_summary(
     lines += [f"dropped: {n:,} examples, {reason}" for reason, n in cache.dropped.items() if n]
     if cache.truncated:
         lines.append(f"truncated: the inputs of {cache.truncated:,} examples")
+    if cache.demonstrations_left_out:
+        lines.append(f"left out: {cache.demonstrations_left_out:,} demonstrations had no room")
     return "\n".join(lines)
 
 

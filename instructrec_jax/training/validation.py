@@ -1,6 +1,7 @@
 """What is looked at while a run trains: validation loss, and decoded samples."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,7 +12,8 @@ from instructrec_jax.data.pipeline import evaluation_batches
 from instructrec_jax.data.plan import PackingPlan
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.decoding.generate import generate
-from instructrec_jax.instructions.example import InstructionExample, encoder_text
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.few_shot import fitted_texts, token_length
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.training import sharding
 
@@ -61,11 +63,12 @@ def decode_samples(
     """Greedy answers to a few examples, as records of samples.jsonl."""
     if not samples:
         return []
+    length = token_length(partial(tokenizer.encode_batch, parse_sentinels=parse_sentinels))
     answers = generate(
         parameters,
         model,
         tokenizer,
-        [encoder_text(sample.instruction, sample.input) for sample in samples],
+        [text for text, _ in fitted_texts(samples, length=length, limit=encoder_length)],
         max_new_tokens=max_new_tokens,
         batch_size=len(samples),
         encoder_length=encoder_length,

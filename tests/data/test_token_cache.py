@@ -3,15 +3,22 @@ import json
 import multiprocessing
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from instructrec_jax.data import token_cache, token_cache_writer
+from instructrec_jax.data.byte_tokenizer import byte_tokenizer
 from instructrec_jax.data.token_cache import open_token_cache
 from instructrec_jax.data.tokenizer_training import train_tokenizer
+from instructrec_jax.decoding.batching import cut, encode_texts
+from instructrec_jax.decoding.prompts import read_prompts
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.instructions.demonstrations import FewShot
+from instructrec_jax.instructions.example import Demonstration
+from instructrec_jax.instructions.few_shot import few_shot_text, fitted_text, token_length
 
 RECORDS = [
     {"id": "a", "task": "t1", "instruction": "Add.", "input": "1 + 1", "target": "2"},
@@ -89,6 +96,83 @@ def test_holds_the_text_of_every_example(dataset, tokenizer):
     assert [cache.example_id(index) for index in range(3)] == ["a", "b", "c"]
     assert (cache.dropped, cache.truncated, cache.unknown_tokens) == ({}, 0, 0)
     assert isinstance(cache.encoder_tokens, np.memmap)
+
+
+SOLVED = [
+    {"instruction": "Add.", "input": f"{n} + {n}", "target": str(2 * n)} for n in (2, 30, 400)
+]
+
+
+@pytest.mark.parametrize("length", [24, 40, 60, 99, 200])
+def test_demonstrations_fit_whole_and_read_as_decode_reads_them(tmp_path, tokenizer, length):
+    records = [{**RECORDS[0], "demonstrations": SOLVED}, *RECORDS[1:]]
+    file = tmp_path / "few.jsonl"
+    lines = [json.dumps({**record, "split": "train"}) for record in records]
+    file.write_text("\n".join(lines))
+    for each in (tokenizer, byte_tokenizer(0)):
+        cache = open_cache(file, each, encoder_length=length, over_length="truncate_input")
+        fit = partial(fitted_text, length=token_length(each.encode_batch), limit=length)
+        prompts = list(
+            read_prompts((line.encode() for line in lines), vocabulary_size=1, assemble=fit)
+        )
+        for place, ids in enumerate(encode_texts(each, [prompt.text for prompt in prompts])):
+            found = cache.encoder_tokens[slice(*cache.encoder_offsets[place : place + 2])]
+            assert cut(ids, max_length=length, eos_id=each.eos_id) == found.tolist()
+        left_out = [prompt.demonstrations_left_out for prompt in prompts]
+        assert cache.demonstrations_left_out == sum(left_out)
+        text = few_shot_text([Demonstration(**shown) for shown in SOLVED], "Add.", "1 + 1")
+        assert (left_out == [0, 0, 0]) == (prompts[0].text == text)
+        assert left_out[0] or length >= 60
+
+
+def test_train_examples_may_show_one_another(tmp_path, tokenizer):
+    file = tmp_path / "sums.json"
+    records = [
+        {"instruction": "Add.", "input": f"{n} + 1", "output": str(n + 1)} for n in range(60)
+    ]
+    file.write_text(json.dumps(records))
+    plain, few, again, other, validation = (
+        open_cache(file, tokenizer, encoder_length=99, split=split, few_shot=FewShot(*few_shot))
+        for split, few_shot in (
+            ("train", ()),
+            ("train", (0.5, 2, 0)),
+            ("train", (0.5, 2, 0)),
+            ("train", (0.5, 2, 1)),
+            ("validation", (1.0, 2, 0)),
+        )
+    )
+    assert few.sha256 == again.sha256 and len({plain.sha256, few.sha256, other.sha256}) == 3
+    questions = {text for text, _ in texts(plain, tokenizer)}
+    held_out = {text for text, _ in texts(validation, tokenizer)}
+    assert len(questions) + len(held_out) == 60 and not any("Answer" in text for text in held_out)
+    shown = 0
+    for text, target in texts(few, tokenizer):
+        *solved, asked = text.split("Add.")[1:]
+        asked = f"Add.{asked}"
+        assert asked in questions and len(solved) <= 2
+        shown += bool(solved)
+        for each in solved:
+            solved_question, answer = each.rstrip().split("\nAnswer: ")
+            assert f"Add.{solved_question}" in questions - {asked} and answer != target
+    assert 15 < shown < 40
+
+
+def test_questions_of_validation_are_not_shown_to_train(tmp_path, tokenizer):
+    file = tmp_path / "sums.jsonl"
+    questions = [{"instruction": "Add.", "input": f"{n} + 1", "target": "x"} for n in range(40)]
+    file.write_text(
+        "\n".join(json.dumps({**each, "demonstrations": questions}) for each in questions)
+    )
+    sizes = {"encoder_length": 999, "validation_fraction": 0.3}
+    train, validation = (
+        texts(open_cache(file, tokenizer, split=split, **sizes), tokenizer)
+        for split in ("train", "validation")
+    )
+    asked = {text.rsplit("Add.", 1)[1] for text, _ in validation}
+    assert 4 < len(asked) < 20
+    for text, _ in train:
+        shown = {each.split("\nAnswer")[0] for each in text.split("Add.")[1:-1]}
+        assert len(shown) == 40 - len(asked) and not shown & asked
 
 
 def test_second_opening_reads_what_the_first_wrote(dataset, tokenizer):

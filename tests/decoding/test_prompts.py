@@ -114,6 +114,18 @@ def test_a_broken_line_does_not_end_the_reading_and_names_its_place():
     assert records[2].text == "three"
 
 
+def test_demonstrations_come_first_as_many_as_the_assembler_takes():
+    line = (
+        b'{"instruction": "Double it.", "context": "7", "demonstrations": '
+        b'[{"instruction": "Double it.", "input": "1", "target": "2"}]}'
+    )
+    assert read(line) == [Prompt("1", "Double it.\n\n1\nAnswer: 2\n\nDouble it.\n\n7")]
+    assembled = read(line, assemble=lambda shown, *question: (f"{len(shown)} {question}", 5))
+    assert assembled == [Prompt("1", "1 ('Double it.', '7')", "", 5)]
+    (broken,) = read(line.replace(b'"target": "2"', b'"answer": "2"'))
+    assert broken.error == "line 1: demonstrations[0]: target is missing"
+
+
 _json_value = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
