@@ -205,20 +205,29 @@ def _mesh() -> ConfigDict:
 def _optimizer() -> ConfigDict:
     """Any optimizer of optax by name; T5's Adafactor is the default."""
     optimizer = ConfigDict()
+    # "adamw", "lion", "adamw_rms" (AdamW with steps relative to a parameter's RMS, as in nanoT5)
+    # and "muon" (embeddings, head, biases and norms by AdamW) are tested on meshes as it is.
     optimizer.name = "adafactor"
     # Keyword arguments of that optax function, e.g. {"b1": 0.9}. The defaults for "adafactor" are
     # T5's own and stand in instructrec_jax/training/optimizer.py.
     optimizer.options = ConfigDict()
     # Peak learning rate, relative to each parameter's scale under Adafactor.
     optimizer.learning_rate = 1e-3
-    # "constant", "linear" or "cosine" (both to 0 at the last step) or "rsqrt"; after the warm-up.
+    # "constant" or "rsqrt", or "linear" or "cosine", which fall until the last step; after the
+    # warm-up.
     optimizer.schedule = "constant"
+    # What the rate falls to at the last step, as a share of the peak.
+    optimizer.final_fraction = 0.0
+    # Last steps, in which a "constant" or "rsqrt" rate falls linearly to that share; 0 = none.
+    optimizer.cooldown_steps = 0
     # Steps from 0 to the peak learning rate.
     optimizer.warmup_steps = 0
     # Gradients are scaled down to this global norm; 0 = not (Adafactor clips by block itself).
     optimizer.clip_norm = 0.0
-    # Decoupled decay a step, times the learning rate; on kernels and embeddings, not on norms.
+    # Decoupled decay a step, times the learning rate, of parameters whose whole path matches one of
+    # the regexes: matrices and adapters, not norms and position biases.
     optimizer.weight_decay = 0.0
+    optimizer.decay = (".*/(kernel|lora_a|lora_b)", "token_embedder/embedding")
     # Decay a step of an exponential moving average of the trained parameters, such as 0.999; 0 =
     # none. Where it is on, the averages are what is evaluated, decoded with, exported and started
     # from; checkpoints hold both.

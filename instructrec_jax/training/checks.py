@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import optax
+from jax.tree_util import tree_leaves_with_path
 from ml_collections import ConfigDict
 
 from instructrec_jax.data.mixture import MIXTURES
@@ -17,9 +18,9 @@ from instructrec_jax.model.config import ACTIVATION_DTYPES, T5Config, t5_config
 from instructrec_jax.model.lora import LoraConfig
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding
-from instructrec_jax.training.freezing import Freezing, freezing_problems
+from instructrec_jax.training.freezing import Freezing, freezing_problems, pattern_problems
 from instructrec_jax.training.loss import OBJECTIVES
-from instructrec_jax.training.optimizer import SCHEDULES, make_optimizer, make_schedule
+from instructrec_jax.training.optimizer import FALLING, SCHEDULES, make_optimizer, make_schedule
 
 # (key, least value): whole numbers and rates that must not be smaller.
 _LEAST: tuple[tuple[str, float], ...] = (
@@ -39,6 +40,8 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("evaluate.max_new_tokens", 1),
     ("optimizer.learning_rate", 0),
     ("optimizer.warmup_steps", 0),
+    ("optimizer.cooldown_steps", 0),
+    ("optimizer.final_fraction", 0),
     ("optimizer.clip_norm", 0),
     ("optimizer.weight_decay", 0),
     ("optimizer.ema_decay", 0),
@@ -115,6 +118,8 @@ def optimizer_and_schedule(
         learning_rate=config.optimizer.learning_rate,
         warmup_steps=config.optimizer.warmup_steps,
         steps=config.train.steps,
+        final_fraction=config.optimizer.final_fraction,
+        cooldown_steps=config.optimizer.cooldown_steps,
     )
     optimizer = make_optimizer(
         name=config.optimizer.name,
@@ -122,6 +127,7 @@ def optimizer_and_schedule(
         schedule=schedule,
         clip_norm=config.optimizer.clip_norm,
         weight_decay=config.optimizer.weight_decay,
+        decay=tuple(config.optimizer.decay),
     )
     return optimizer, schedule
 
@@ -161,6 +167,7 @@ def check(config: ConfigDict, *, device_count: int) -> None:
                 "optimizer.freeze and lora.rank exclude each other: with LoRA all but the adapters "
                 "is frozen; lora.targets chooses where they are"
             )
+    problems.extend(_schedule_problems(config))
     for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
@@ -191,6 +198,25 @@ def check(config: ConfigDict, *, device_count: int) -> None:
         problems.append("model.name is empty: name an architecture, or give --init=DIR")
     if problems:
         raise ConfigError("\n  ".join(["the configuration cannot be used:", *problems]))
+
+
+def _schedule_problems(config: ConfigDict) -> list[str]:
+    optimizer = config.optimizer
+    problems = []
+    if optimizer.final_fraction > 1:
+        problems.append(f"optimizer.final_fraction={optimizer.final_fraction}: must be at most 1")
+    cooldown, between = optimizer.cooldown_steps, config.train.steps - optimizer.warmup_steps
+    if cooldown > 0 and optimizer.schedule in FALLING:
+        problems.append(
+            f"optimizer.cooldown_steps={cooldown}: optimizer.schedule={optimizer.schedule} falls "
+            "until the last step by itself"
+        )
+    elif cooldown > max(between, 0):
+        problems.append(
+            f"optimizer.cooldown_steps={cooldown}: more than the {max(between, 0)} steps after the "
+            "warm-up"
+        )
+    return problems
 
 
 def _get(config: ConfigDict, key: str) -> Any:
@@ -256,5 +282,7 @@ def check_model(config: ConfigDict, model: T5Config, *, device_count: int) -> No
     parameters = jax.eval_shape(lambda: init_parameters(model, jax.random.key(0)))
     problems.extend(sharding.indivisible(parameters, sizes))
     problems.extend(freezing_problems(freezing_of(config), parameters))
+    paths = [sharding.path_name(path) for path, _ in tree_leaves_with_path(parameters)]
+    problems.extend(pattern_problems("optimizer.decay", config.optimizer.decay, paths))
     if problems:
         raise ConfigError("\n  ".join(problems))

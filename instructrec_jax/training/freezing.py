@@ -4,7 +4,7 @@ Trained parameters have gradients and optimizer state; frozen ones stay bit for 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,20 +47,32 @@ def freezing_problems(freezing: Freezing, parameters: Any) -> list[str]:
         parameters: the model's parameter tree, of arrays or ShapeDtypeStructs.
     """
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(parameters)]
+    problems = pattern_problems("optimizer.freeze", freezing.patterns, paths)
+    if not problems and all(map(freezing.freezes, paths)):
+        problems.append("optimizer.freeze leaves no parameter to train")
+    return problems
+
+
+def pattern_problems(key: str, patterns: Iterable[str], paths: Sequence[str]) -> list[str]:
+    """A line for each pattern that is no regex or matches no path.
+
+    Args:
+        key: of the config, that has the patterns.
+        patterns: regexes, each to match whole paths.
+        paths: of all parameters.
+    """
     problems = []
-    for pattern in freezing.patterns:
+    for pattern in patterns:
         try:
             matches = any(re.fullmatch(pattern, path) for path in paths)
         except (re.error, TypeError) as error:
-            problems.append(f"optimizer.freeze: '{pattern}' is not a regex: {error}")
+            problems.append(f"{key}: '{pattern}' is not a regex: {error}")
             continue
         if not matches:
             problems.append(
-                f"optimizer.freeze: '{pattern}' matches no parameter{nearest(pattern, paths)}; a "
-                "pattern matches a whole path, as encoder/.* does"
+                f"{key}: '{pattern}' matches no parameter{nearest(pattern, paths)}; a pattern "
+                "matches a whole path, as encoder/.* does"
             )
-    if not problems and all(map(freezing.freezes, paths)):
-        problems.append("optimizer.freeze leaves no parameter to train")
     return problems
 
 

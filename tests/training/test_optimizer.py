@@ -22,6 +22,7 @@ def optimizer(**changes):
             "schedule": schedule(),
             "clip_norm": 0.0,
             "weight_decay": 0.0,
+            "decay": (".*/(kernel|lora_a|lora_b)", "token_embedder/embedding"),
             **changes,
         }
     )
@@ -43,6 +44,28 @@ def optimizer(**changes):
 )
 def test_schedules_by_hand(name, step, expected):
     np.testing.assert_allclose(schedule(name=name, warmup_steps=10)(step), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "cooldown", "step", "expected"),
+    [
+        # Peak 0.5, final 0.05.
+        ("linear", 0, 55, 0.275),
+        ("linear", 0, 100, 0.05),
+        ("cosine", 0, 55, 0.275),
+        ("cosine", 0, 100, 0.05),
+        ("constant", 20, 5, 0.25),
+        ("constant", 20, 80, 0.5),
+        ("constant", 20, 90, 0.5 * 0.55),
+        ("constant", 20, 100, 0.05),
+        ("rsqrt", 20, 40, 0.25),
+        ("rsqrt", 20, 90, 0.5 / 3 * 0.55),
+        ("rsqrt", 20, 100, 0.05 * 0.1**0.5),
+    ],
+)
+def test_where_schedules_end_by_hand(name, cooldown, step, expected):
+    falling = schedule(name=name, warmup_steps=10, final_fraction=0.1, cooldown_steps=cooldown)
+    np.testing.assert_allclose(falling(step), expected, rtol=1e-5)
 
 
 def test_rsqrt_without_warmup_begins_at_the_peak():
@@ -91,6 +114,73 @@ def test_clipping_is_over_all_parameters():
     np.testing.assert_allclose(updates["encoder"]["layers"]["k"], [[0], [-0.5 * 4 / 5]], rtol=1e-6)
 
 
+def test_adamw_rms_by_hand():
+    # Two layers in a stack: rms 2 and, below min_scale, 0.
+    params = {"encoder": {"layers": {"k": {"kernel": np.asarray([[[2.0, -2.0]], [[0.0, 0.0]]])}}}}
+    gradients = [
+        {"encoder": {"layers": {"k": {"kernel": np.asarray([[[0.3, -4.0]], [[5.0, 0.1]]])}}}},
+        {"encoder": {"layers": {"k": {"kernel": np.asarray([[[0.6, 4.0]], [[5.0, 0.1]]])}}}},
+    ]
+    tx = optimizer(name="adamw_rms", options={"b1": 0.5, "b2": 0.75}, weight_decay=0.1)
+    first, state = tx.update(gradients[0], tx.init(params), params)
+    # Corrected, the first moments are g and g squared: a step of the sign, times rms and rate; the
+    # decay, 0.5 * 0.1 * p, comes on top.
+    np.testing.assert_allclose(
+        jax.tree.leaves(first)[0], [[[-1.1, 1.1]], [[-5e-4, -5e-4]]], rtol=1e-5
+    )
+    second, _ = tx.update(gradients[1], state, params)
+    # m = (.25 g1 + .5 g2) / .75, v = (.1875 g1^2 + .25 g2^2) / .4375.
+    ratio = (0.25 * 0.3 + 0.5 * 0.6) / 0.75 / ((0.1875 * 0.09 + 0.25 * 0.36) / 0.4375) ** 0.5
+    other = (0.25 * -4 + 0.5 * 4) / 0.75 / 4
+    np.testing.assert_allclose(
+        jax.tree.leaves(second)[0],
+        [[[-ratio - 0.1, -other + 0.1]], [[-5e-4, -5e-4]]],
+        rtol=1e-5,
+    )
+
+
+def test_muon_makes_each_layers_matrix_orthogonal_and_leaves_the_rest_to_adamw():
+    random = np.random.default_rng(0)
+
+    def normal(*shape):
+        return random.normal(size=shape).astype(np.float32)
+
+    params = {
+        "encoder": {
+            "layers": {"out": {"kernel": normal(3, 4, 8)}, "norm": {"scale": normal(3, 4)}},
+            "relative_bias": {"embedding": normal(8, 2)},
+        },
+        "decoder": {"layers": {"relative_bias": {"embedding": normal(2, 8, 2)}}},
+        "token_embedder": {"embedding": normal(6, 4)},
+        "lm_head": {"kernel": normal(4, 6)},
+    }
+    options = {"ns_steps": 12, "ns_coeffs": (1.5, -0.5, 0.0), "nesterov": False}
+    tx = optimizer(name="muon", options=options)
+    updates, state = tx.update(params, tx.init(params), params)
+    kernels = updates["encoder"]["layers"]["out"].pop("kernel")
+    for gradient, update in zip(params["encoder"]["layers"]["out"]["kernel"], kernels, strict=True):
+        # The step is rate * sqrt(fan out / fan in) * U V^T of the gradient's singular vectors.
+        left, _, right = np.linalg.svd(gradient, full_matrices=False)
+        np.testing.assert_allclose(update, -0.5 * 2**0.5 * left @ right, atol=1e-3)
+    # One moment a matrix for Muon, two for AdamW, whose first step is the sign.
+    slots = jax.tree_util.tree_leaves_with_path(state)
+    moments = [leaf.size for path, leaf in slots if {".mu", ".nu"} & set(map(str, path))]
+    assert sum(moments) == 96 + 2 * (12 + 16 + 32 + 24 + 24)
+    for update in jax.tree.leaves(updates):
+        np.testing.assert_allclose(np.abs(update), 0.5, rtol=1e-4)
+
+
+def test_what_decays_is_what_a_pattern_matches():
+    params = jax.tree.map(jnp.ones_like, parameters())
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    tx = optimizer(weight_decay=0.1, decay=("encoder/.*norm/scale", "lm_head"))
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates["encoder"]["final_norm"]["scale"], -0.05 * np.ones(4))
+    for part in ("layers", "lm_head"):
+        rest = updates["encoder"].get(part) or updates.get(part)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(rest))
+
+
 @pytest.mark.parametrize("name", ["adamw", "adafactor"])
 def test_a_stack_that_is_frozen_has_no_state(name):
     params = {"decoder": parameters()["decoder"]}
@@ -129,6 +219,8 @@ def test_decay_is_decoupled_and_spares_norms(name):
     [
         ({"name": "adafctor"}, "did you mean 'adafactor'"),
         ({"name": "optax"}, "not an optimizer"),
+        ({"name": "schedule_free_adamw"}, "not an optimizer"),
+        ({"name": "adam_rms"}, "did you mean 'adamw_rms'"),
         ({"name": "adamw", "options": {"beta1": 0.9}}, "options.beta1: optax.adamw"),
     ],
 )

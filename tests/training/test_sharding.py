@@ -88,6 +88,7 @@ def test_moments_are_split_like_their_parameters(name, frozen, tiny_config):
         schedule=optax.constant_schedule(1.0),
         clip_norm=1.0,
         weight_decay=0.1,
+        decay=(".*kernel",),
     )
     state = jax.eval_shape(optimizer.init, shapes)
     specs = sharding.optimizer_specs(state, shapes)
