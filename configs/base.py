@@ -84,6 +84,9 @@ def _build() -> ConfigDict:
     # function, in seconds, and address space, in MiB.
     build.execution_seconds = 2.0
     build.execution_mebibytes = 512
+    # Run, checkpoint or model whose likelihoods refuse train questions: the filters "ifd" and
+    # "nll_outlier"; "" = none.
+    build.curation_checkpoint = ""
     build.filters = _filters()
     # Worker processes, 0 = one a core. The dataset does not depend on it.
     build.processes = 0
@@ -95,7 +98,8 @@ def _filters() -> ConfigDict:
     filters = ConfigDict()
     # Filters switched off, for ablations: "length", "length_ratio", "copy", "repetition", "script",
     # "missing_medium", "personal_data", "decontamination", "near_duplicate", "contradiction",
-    # "duplicate", "similar_question", "label_balance", "target_in_instruction".
+    # "duplicate", "similar_question", "label_balance", "target_in_instruction", and with
+    # build.curation_checkpoint "ifd", "nll_outlier".
     filters.without = ()
     # Longest target as a multiple of its input, in characters; 0 = no limit.
     filters.max_target_ratio = 100.0
@@ -275,9 +279,23 @@ def _train() -> ConfigDict:
     train.loss_chunk = 0
     # Steps with a non-finite loss or gradient, in a row, before the run ends with exit code 5.
     train.max_nonfinite_steps = 10
+    # A step whose loss lies so many standard deviations above the median of the 100 before it is
+    # told and written to spikes.jsonl with the ids of its examples; 0 = not.
+    train.spike_deviations = 10.0
     # Steps between two lines of metrics.
     train.log_every = 10
-    train.tensorboard = True
+    # Where figures go besides metrics.jsonl: "tensorboard", "wandb", "trackio"; () = nowhere.
+    train.trackers = ("tensorboard",)
+    # Steps traced by JAX's profiler into WORKDIR/profile, and the first of them; 0 = none.
+    train.profile_steps = 0
+    train.profile_start = 10
+    # Folder of compiled functions, so that a run that goes on need not compile again; "" =
+    # WORKDIR/compiled, or what JAX_COMPILATION_CACHE_DIR names; "off" = none.
+    train.compile_cache = ""
+    # Where a step takes longer, in seconds, the stacks of all threads are written to stderr and
+    # WORKDIR/hung-STEP.txt; 0 = any time. With hung_step_exit the run ends then, with code 75.
+    train.hung_step_seconds = 1_800.0
+    train.hung_step_exit = False
     return train
 
 

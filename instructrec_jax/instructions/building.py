@@ -23,6 +23,7 @@ from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
 from instructrec_jax.instructions.audit import LeakAudit, NearLeaks, audit, near_leaks
 from instructrec_jax.instructions.counting import counts
+from instructrec_jax.instructions.curated_train import curate_train
 from instructrec_jax.instructions.example import (
     SPLITS,
     TEST,
@@ -31,6 +32,7 @@ from instructrec_jax.instructions.example import (
     InstructionExample,
     encoder_text,
 )
+from instructrec_jax.instructions.flow import Run
 from instructrec_jax.instructions.ingredients import recipe_record
 from instructrec_jax.instructions.local_runner import run_locally
 from instructrec_jax.instructions.output_folder import claimed, finished, progress_bar
@@ -39,6 +41,7 @@ from instructrec_jax.instructions.reading import DATASET_FILE
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.rejects import write_rejected
 from instructrec_jax.instructions.sources import description_of, title_of
+from instructrec_jax.instructions.synthesis.likelihood import Judge, load_judge
 from instructrec_jax.instructions.tally import Tally
 from instructrec_jax.instructions.writing import collect_shards, read_split, write_json
 
@@ -134,11 +137,13 @@ def build_dataset(
         DataError: no example is left.
     """
     given = _checked(recipe, tokenizer, work)
+    judge = load_judge(recipe.curation_checkpoint) if recipe.curation_checkpoint else None
     record = recipe_record(
         recipe,
         tokenizer=vars(tokenizer),
         tokenizer_sha256=given.sha256 if given is not None else "",
         format_version=FORMAT_VERSION,
+        curation_fingerprint=judge.fingerprint if judge else "",
     )
     known = finished(output, record)
     if known is not None:
@@ -148,7 +153,7 @@ def build_dataset(
     spool = partial / f"{work.runner}-{record['recipe_sha256'][:16]}"
     with claimed(partial, kept=spool):
         try:
-            info = _build(recipe, given or tokenizer, record, work, partial, spool, progress)
+            info = _build(recipe, given or tokenizer, judge, record, work, partial, spool, progress)
         except UserError:
             shutil.rmtree(partial)
             raise
@@ -187,6 +192,7 @@ def _checked(recipe: Recipe, tokenizer: TokenizerRecipe, work: Work) -> Tokenize
 def _build(
     recipe: Recipe,
     tokenizer_recipe: TokenizerRecipe | Tokenizer,
+    judge: Judge | None,
     record: dict[str, Any],
     work: Work,
     folder: Path,
@@ -198,10 +204,13 @@ def _build(
     start = time.monotonic()
     tally = _run_stages(recipe, work, spool, progress)
     phrasings = Phrasings.of(recipe)
-    counted = counts(tally, recipe, phrasings)
-    if not counted["examples"][TRAIN]:
-        raise DataError("the recipe leaves no example to train on: widen its limits and sources")
     files = collect_shards(spool / "files", folder, dict(tally.records("file")))
+    if not any(key[1] == TRAIN and count for key, count in tally.of("examples")):
+        raise DataError("the recipe leaves no example to train on: widen its limits and sources")
+    if judge is not None:
+        run = Run(recipe, tally)
+        curate_train(folder, files, run=run, judge=judge, spool=spool, progress=progress)
+    counted = counts(tally, recipe, phrasings)
     files |= write_rejected(spool / "files", folder, tally)
     _say_tasks(counted, time.monotonic() - start, progress)
 

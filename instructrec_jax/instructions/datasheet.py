@@ -53,6 +53,7 @@ REASONS = {
     "execution_too_long": "the call gave a value too long to be a target",
     "execution_unstable": "two runs of the call differed",
     "few_letters": "hardly any letters",
+    "ifd_high": "the curating model finds the answer no likelier with the question than without",
     "in_evaluation_data": "an evaluation file holds it, in whole or in part",
     "length_ratio": "the target is too long for its input",
     "licence": "the licence is not among those allowed",
@@ -61,6 +62,7 @@ REASONS = {
     "long_target": "the target is too long",
     "missing_medium": "a picture or film is spoken of that is not there",
     "near_duplicate": "the document is nearly the same as another one",
+    "nll_outlier": "the curating model finds the answer far less likely than others of its task",
     "not_run_attribute": "the function is not run: it uses private attributes or clocks",
     "not_run_length": "the function is not run: it is too long",
     "not_run_name": "the function is not run: it uses names that are not on the list",
@@ -93,6 +95,7 @@ FAMILIES = {
         *("answer_in_held_out_split", "in_evaluation_data", "text_in_held_out_split"),
     ),
     "seen already": ("contradiction", "duplicate", "near_duplicate", "similar_question"),
+    "a model's objection": ("ifd_high", "nll_outlier"),
     "balance and caps": ("common_label", "over_cap", "over_test_cap"),
 }
 # What generators call otherwise.

@@ -75,7 +75,8 @@ class FilterSettings:
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the settings, one line each."""
-        known = tuple(f.name for f in FILTERS if not f.required) + COMPARING_FILTERS
+        known = tuple(f.name for f in FILTERS if not f.required)
+        known += (*COMPARING_FILTERS, *CURATING_FILTERS)
         found = [
             f"build.filters.without: no filter {name!r} can be switched off"
             f"{nearest(name, known) or '; there are ' + ', '.join(known)}"
@@ -119,6 +120,10 @@ COMPARING_FILTERS = (
     "label_balance",
     "target_in_instruction",
 )
+
+
+# What a model refuses, where build.curation_checkpoint names one; see curated_train.py.
+CURATING_FILTERS = ("ifd", "nll_outlier")
 
 
 @dataclass(frozen=True)

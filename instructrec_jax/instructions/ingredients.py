@@ -21,7 +21,12 @@ _READING_LIBRARIES = ("charset-normalizer", "lxml", "markdown-it-py", "pyarrow")
 
 
 def recipe_record(
-    recipe: Recipe, *, tokenizer: Mapping[str, Any], tokenizer_sha256: str, format_version: int
+    recipe: Recipe,
+    *,
+    tokenizer: Mapping[str, Any],
+    tokenizer_sha256: str,
+    format_version: int,
+    curation_fingerprint: str = "",
 ) -> dict[str, Any]:
     """The recipe, all that its result depends on besides, and one hash of everything.
 
@@ -30,6 +35,7 @@ def recipe_record(
         tokenizer: the tokenizer's settings.
         tokenizer_sha256: of the model that is given; "" where one is trained.
         format_version: of the dataset folder.
+        curation_fingerprint: of the model of build.curation_checkpoint; "" where there is none.
     """
     ingredients: dict[str, Any] = {
         "generators": files_digest(_GENERATORS, _GENERATORS.rglob("*.py")),
@@ -40,6 +46,8 @@ def recipe_record(
         },
         "tokenizer": tokenizer_sha256,
     }
+    if curation_fingerprint:
+        ingredients["curating model"] = curation_fingerprint
     if recipe.extensions:
         ingredients["files of the extensions"] = [
             files_digest(Path(folder), extensions.files_of(folder)) for folder in recipe.extensions

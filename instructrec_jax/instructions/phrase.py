@@ -109,7 +109,11 @@ def _lines(
 ) -> Iterator[Emission]:
     fields = candidate.draft.fields
     if "target_language" in fields:
-        run.tally.count("direction", fields["source_language"], fields["target_language"])
+        direction = fields["source_language"], fields["target_language"]
+        run.tally.count("direction", *direction)
+        if made.split == TRAIN and run.recipe.curation_checkpoint:
+            # A model may refuse the draft yet.
+            run.tally.count("direction_of", f"{candidate.task}-{candidate.identity}", *direction)
     for example, template in phrased:
         if made.split == TRAIN and run.recipe.demonstrations:
             shown = _few_shot(example, made, template, run)

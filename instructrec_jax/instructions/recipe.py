@@ -8,7 +8,7 @@ from typing import Any
 
 from instructrec_jax.errors import nearest
 from instructrec_jax.instructions import extensions
-from instructrec_jax.instructions.filters import FilterSettings, Limits
+from instructrec_jax.instructions.filters import CURATING_FILTERS, FilterSettings, Limits
 from instructrec_jax.instructions.sources import SOURCES, Reader, kind_of, readers_of
 from instructrec_jax.instructions.sources.corpus import corpus_of, entry_problems
 from instructrec_jax.instructions.sources.locale_names import is_known_language
@@ -47,6 +47,7 @@ class Recipe:
     demonstrations: float = 0.0
     most_demonstrations: int = 3
     extensions: tuple[str, ...] = ()
+    curation_checkpoint: str = ""
 
     def __post_init__(self) -> None:
         # Configs hand in their own kind of mapping.
@@ -118,6 +119,8 @@ class Recipe:
             if not is_known_language(code)
         ]
         found += self._number_problems() + self.filters.problems()
+        if self.curation_checkpoint and not any(map(self.filters.uses, CURATING_FILTERS)):
+            found.append("build.curation_checkpoint: both of its filters are switched off")
         if not self.sources:
             found.append("build.sources: no raw corpus is named")
         if found:
