@@ -82,7 +82,7 @@ def with_demonstrations(
         (item for item in pool if item.document != document),
         key=lambda item: hashing.digest(seed, "demonstration", example.id, item.identity),
     )
-    shown = _different(example, (_rendered(item.draft, template) for item in ranked), count)
+    shown = different(example, (_rendered(item.draft, template) for item in ranked), count)
     return replace(example, demonstrations=shown)
 
 
@@ -128,11 +128,11 @@ class Pools:
         random = hashing.generator(self._settings.seed, "demonstrations", example.id)
         places = random.sample(range(len(pool)), min(len(pool), 8 * count + 8))
         found = (pool[place][2] for place in places)
-        solved = (_as_demonstration(item) for item in found if item.id != example.id)
-        return replace(example, demonstrations=_different(example, solved, count))
+        solved = (as_demonstration(item) for item in found if item.id != example.id)
+        return replace(example, demonstrations=different(example, solved, count))
 
 
-def _different(
+def different(
     example: InstructionExample, solved: Iterator[Demonstration], count: int
 ) -> tuple[Demonstration, ...]:
     """The first `count` that neither give the example's answer away nor repeat one another."""
@@ -167,7 +167,8 @@ def _rendered(draft: Draft, template: Template) -> Demonstration:
     return Demonstration(instruction, text, draft.target, "" if text else draft.input)
 
 
-def _as_demonstration(example: InstructionExample) -> Demonstration:
+def as_demonstration(example: InstructionExample) -> Demonstration:
+    """The example as a solved question."""
     return Demonstration(example.instruction, example.input, example.target, example.material)
 
 

@@ -52,13 +52,15 @@ class Sandbox:
     """Guarded processes, started at the first call; `close` ends them.
 
     `seconds` bounds the computing time of one function's calls together, `mebibytes` the address
-    space, `characters` the length of a result. Computing time, not wall time, and lines of code
-    before either: what a build gives must not depend on how busy the machine is.
+    space, `characters` the length of a result, `steps` the lines of a call. Computing time, not
+    wall time, and lines of code before either: what a build gives must not depend on how busy the
+    machine is.
     """
 
     seconds: float = 2.0
     mebibytes: int = 512
     characters: int = 300
+    steps: int = _STEPS
     _servers: list["_Server"] = field(default_factory=list)
 
     def run(
@@ -77,7 +79,7 @@ class Sandbox:
             "wall_seconds": _WALL * self.seconds,
             "mebibytes": self.mebibytes,
             "characters": self.characters,
-            "steps": _STEPS,
+            "steps": self.steps,
         }
         job = {
             "code": code,
