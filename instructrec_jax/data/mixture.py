@@ -1,20 +1,75 @@
-"""How often each task is drawn: exact quotas an epoch, and which examples fill them.
+"""How often each task is drawn: exact quotas an epoch.
 
-Rates are met by counts (largest remainder), not by chance. A task whose quota differs from its size
-is walked through cyclically, in a new order each time round: after any number of epochs, the uses
-of two of its examples differ by one at most.
+Rates are met by counts (largest remainder), not by chance. Which examples fill them is told by
+order.py.
 """
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
-from instructrec_jax.data.shuffling import shuffled
 from instructrec_jax.errors import ConfigError, nearest
 
 MIXTURES = ("proportional", "temperature", "explicit")
+Rates = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A mixture and the epochs that it is drawn in, up to those of the next phase.
+
+    Attributes:
+        first_epoch: from 0.
+        rates: asked share of each task, all tasks together 1.
+        counts: examples of each task in an epoch.
+    """
+
+    first_epoch: int
+    rates: dict[str, float]
+    counts: dict[str, int]
+
+
+def mixture_phases(
+    sizes: Mapping[str, int],
+    *,
+    mixture: str,
+    cap: int = 0,
+    temperature: float = 1.0,
+    rates: Rates = (),
+    schedule: Sequence[tuple[int, Rates]] = (),
+    max_examples: int = 0,
+) -> tuple[Phase, ...]:
+    """The mixture of every epoch: the one of the settings, then those of the schedule.
+
+    Args:
+        sizes: examples that each task has.
+        mixture, cap, temperature, rates, max_examples: see `epoch_counts`.
+        schedule: (first epoch, rates) pairs in the order of epochs: from that epoch on, the mixture
+            is "explicit" with these rates.
+
+    Raises:
+        ConfigError: as `epoch_counts`; or a schedule whose epochs do not rise from 1 or more.
+    """
+    phases = []
+    key, epoch = "data.mixture_rates", 0
+    settings = {"mixture": mixture, "temperature": temperature, "rates": rates}
+    for number in range(len(schedule) + 1):
+        if number:
+            first, scheduled = schedule[number - 1]
+            key = f"data.mixture_schedule, epoch {first}"
+            if first <= epoch:
+                raise ConfigError(
+                    f"data.mixture_schedule: epoch {first} after {epoch}: first epochs must rise, "
+                    "from 1 on (data.mixture tells of epoch 0)"
+                )
+            epoch, settings = first, {"mixture": "explicit", "rates": scheduled}
+        counts = epoch_counts(sizes, cap=cap, max_examples=max_examples, key=key, **settings)
+        weights = _weights(sizes, cap=cap, **settings)
+        total = sum(weights.values())
+        asked = {task: weight / total for task, weight in weights.items()}
+        phases.append(Phase(epoch, asked, counts))
+    return tuple(phases)
 
 
 def epoch_counts(
@@ -23,8 +78,9 @@ def epoch_counts(
     mixture: str,
     cap: int = 0,
     temperature: float = 1.0,
-    rates: Sequence[tuple[str, float]] = (),
+    rates: Rates = (),
     max_examples: int = 0,
+    key: str = "data.mixture_rates",
 ) -> dict[str, int]:
     """Examples of each task in an epoch.
 
@@ -37,6 +93,7 @@ def epoch_counts(
         temperature: at 1 as "proportional", towards infinity equal rates.
         rates: (task, rate) pairs; they need not add up to 1.
         max_examples: bound on the sum, 0 = none.
+        key: what errors call the rates.
 
     Returns:
         Counts in the order of `sizes`. They add up to the sum of min(size, cap) over the tasks
@@ -45,24 +102,40 @@ def epoch_counts(
     Raises:
         ConfigError: unknown mixture or task, or a rate, cap or temperature that makes no sense.
     """
-    _check(sizes, mixture=mixture, cap=cap, temperature=temperature, rates=rates)
-    capped = {task: min(size, cap) if cap else size for task, size in sizes.items()}
-    if mixture == "explicit":
-        named = dict(rates)
-        weights = {task: float(named.get(task, 0.0)) for task in sizes}
-    elif mixture == "temperature":
-        # Relative to the largest task, since the power itself overflows at a low temperature.
-        largest = max(capped.values(), default=1)
-        weights = {
-            task: math.exp(math.log(size / largest) / temperature) if size else 0.0
-            for task, size in capped.items()
-        }
-    else:
-        weights = {task: float(size) for task, size in capped.items()}
+    _check(sizes, mixture=mixture, cap=cap, temperature=temperature, rates=rates, key=key)
+    weights = _weights(sizes, mixture=mixture, cap=cap, temperature=temperature, rates=rates)
+    capped = _capped(sizes, cap)
     total = sum(size for task, size in capped.items() if weights[task] > 0)
     if max_examples:
         total = min(total, max_examples)
     return dict(zip(sizes, largest_remainder(list(weights.values()), total), strict=True))
+
+
+def _capped(sizes: Mapping[str, int], cap: int) -> dict[str, int]:
+    return {task: min(size, cap) if cap else size for task, size in sizes.items()}
+
+
+def _weights(
+    sizes: Mapping[str, int],
+    *,
+    mixture: str,
+    cap: int,
+    temperature: float = 1.0,
+    rates: Rates = (),
+) -> dict[str, float]:
+    """What the rate of each task is proportional to."""
+    capped = _capped(sizes, cap)
+    if mixture == "explicit":
+        named = dict(rates)
+        return {task: float(named.get(task, 0.0)) for task in sizes}
+    if mixture == "temperature":
+        # Relative to the largest task, since the power itself overflows at a low temperature.
+        largest = max(capped.values(), default=1)
+        return {
+            task: math.exp(math.log(size / largest) / temperature) if size else 0.0
+            for task, size in capped.items()
+        }
+    return {task: float(size) for task, size in capped.items()}
 
 
 def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
@@ -80,48 +153,14 @@ def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     return counts
 
 
-def epoch_examples(
-    members: Mapping[str, np.ndarray],
-    counts: Mapping[str, int],
-    *,
-    epoch: int,
-    seed: int,
-    shuffle: bool,
-) -> np.ndarray:
-    """Indices of an epoch's examples, int64 [sum of counts], in a random order if `shuffle`.
-
-    Args:
-        members: indices of each task's examples.
-        counts: quota of each task, the same in every epoch.
-        epoch: from 0.
-        seed: of the order.
-        shuffle: without, tasks follow one another and each keeps the order of `members`.
-    """
-    parts = []
-    for task, count in counts.items():
-        indices = members[task]
-        place, end = epoch * count, (epoch + 1) * count
-        while place < end:
-            cycle, start = divmod(place, len(indices))
-            taken = min(len(indices) - start, end - place)
-            order = np.arange(len(indices))
-            if shuffle:
-                order = shuffled(len(indices), "task", seed, task, cycle)
-            parts.append(indices[order[start : start + taken]])
-            place += taken
-    examples = np.concatenate(parts) if parts else np.zeros(0, np.int64)
-    if shuffle:
-        examples = examples[shuffled(len(examples), "epoch", seed, epoch)]
-    return examples
-
-
 def _check(
     sizes: Mapping[str, int],
     *,
     mixture: str,
     cap: int,
     temperature: float,
-    rates: Sequence[tuple[str, float]],
+    rates: Rates,
+    key: str,
 ) -> None:
     """Refuse settings that name or mean nothing."""
     if mixture not in MIXTURES:
@@ -143,12 +182,12 @@ def _check(
     for task, rate in rates:
         if task not in sizes:
             raise ConfigError(
-                f"data.mixture_rates.{task}: the dataset has the tasks {', '.join(sizes)}"
+                f"{key}: {task!r} is not in the dataset, which has the tasks {', '.join(sizes)}"
                 f"{nearest(task, sizes)}"
             )
         if not (math.isfinite(rate) and rate >= 0):
-            raise ConfigError(f"data.mixture_rates: {task!r} has the rate {rate}: must be >= 0")
+            raise ConfigError(f"{key}: {task!r} has the rate {rate}: must be >= 0")
         if names.count(task) > 1:
-            raise ConfigError(f"data.mixture_rates names the task {task!r} twice")
+            raise ConfigError(f"{key} names the task {task!r} twice")
     if not any(rate > 0 for _, rate in rates):
-        raise ConfigError('data.mixture is "explicit": data.mixture_rates needs a rate above 0')
+        raise ConfigError(f"{key}: an explicit mixture needs a rate above 0")

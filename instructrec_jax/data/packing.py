@@ -61,6 +61,7 @@ def pack(
     encoder_length: int,
     decoder_length: int,
     open_bins: int,
+    max_segments: int = 0,
 ) -> Rows:
     """Pack examples into rows of at most `encoder_length` and `decoder_length` tokens.
 
@@ -70,6 +71,7 @@ def pack(
         encoder_length: encoder tokens in a row.
         decoder_length: decoder tokens in a row.
         open_bins: about how many rows a window fills; more fill better and take longer.
+        max_segments: examples in a row at most, 0 = any number.
 
     Returns:
         Rows of indices into `encoder_lengths`; every index occurs exactly once.
@@ -87,14 +89,15 @@ def pack(
     # How much each side binds: 1 for the side that needs more rows.
     needed_rows = lengths.sum(axis=1, dtype=np.float64) / limits
     weights = (needed_rows / max(needed_rows.max(), 1e-9)).astype(np.float32)
-    window = max(int(open_bins * count / max(needed_rows.max(), 1.0)), open_bins)
+    rows_at_least = max(needed_rows.max(), count / max_segments if max_segments else 1.0, 1.0)
+    window = max(int(open_bins * count / rows_at_least), open_bins)
 
     row_of = np.empty(count, np.int64)
     row_count = 0
     left = np.arange(count)
     for turn in range(_ROUNDS):
         last_turn = turn == _ROUNDS - 1 or len(left) <= window
-        rows, fill = _pack_windows(lengths[:, left], limits, weights, window)
+        rows, fill = _pack_windows(lengths[:, left], limits, weights, window, max_segments)
         kept = fill >= (0 if last_turn else np.quantile(fill, _REPACKED_SHARE, method="lower"))
         settled = kept[rows]
         row_of[left[settled]] = row_count + (np.cumsum(kept) - 1)[rows[settled]]
@@ -107,7 +110,7 @@ def pack(
 
 
 def _pack_windows(
-    lengths: np.ndarray, limits: np.ndarray, weights: np.ndarray, window: int
+    lengths: np.ndarray, limits: np.ndarray, weights: np.ndarray, window: int, max_segments: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack consecutive windows of about `window` examples each, without touching one another.
 
@@ -126,7 +129,7 @@ def _pack_windows(
     first_row = 0
     for start in range(0, windows, _WINDOWS_AT_ONCE):
         block = padded[:, start : start + _WINDOWS_AT_ONCE]
-        bins, left = _best_fit_decreasing(block, limits, weights)
+        bins, left = _best_fit_decreasing(block, limits, weights, max_segments)
         width = left.shape[2]
         rows.append(first_row + bins + width * np.arange(len(bins))[:, None])
         used = (limits[:, None, None] - left) / limits[:, None, None]
@@ -139,7 +142,7 @@ def _pack_windows(
 
 
 def _best_fit_decreasing(
-    lengths: np.ndarray, limits: np.ndarray, weights: np.ndarray
+    lengths: np.ndarray, limits: np.ndarray, weights: np.ndarray, max_segments: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack each window on its own.
 
@@ -147,6 +150,7 @@ def _best_fit_decreasing(
         lengths: float32 [2, windows, examples].
         limits: float32 [2], tokens of a row on each side.
         weights: float32 [2], how much each side binds.
+        max_segments: examples in a row at most, 0 = any number.
 
     Returns:
         The row of each example in its window, int64 [windows, examples], and the tokens left in
@@ -167,11 +171,14 @@ def _best_fit_decreasing(
     balance = _BALANCE * np.square(np.square(weights.min()))
     every = np.arange(windows)
     placed = np.empty((size, windows), np.int64)
+    segments = np.zeros((windows, size), np.int32)
     opened = 1
     for step in range(size):
         encoder_left = left[0, :, :opened] - encoder[:, step, None]
         decoder_left = left[1, :, :opened] - decoder[:, step, None]
         too_small = (encoder_left < 0) | (decoder_left < 0)
+        if max_segments:
+            too_small |= segments[:, :opened] >= max_segments
         encoder_left *= scale[0]
         decoder_left *= scale[1]
         score = weights[0] * encoder_left**2 + weights[1] * decoder_left**2
@@ -181,6 +188,8 @@ def _best_fit_decreasing(
         placed[step] = best
         left[0, every, best] -= encoder[:, step]
         left[1, every, best] -= decoder[:, step]
+        if max_segments:
+            segments[every, best] += 1
         opened = min(max(opened, int(best.max()) + 2), size)
     bins = np.empty((windows, size), np.int64)
     np.put_along_axis(bins, order, placed.T, axis=1)

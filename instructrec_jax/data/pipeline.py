@@ -41,9 +41,9 @@ FEATURES = (
     "decoder_loss_weights",
     "decoder_task_ids",
 )
-# One tf.data pipeline serves the steps of an epoch, but no fewer than this, for TensorFlow keeps
-# about 0.25 MiB of every pipeline that was ever built: the first is short, so that training starts
-# soon, each one after it twice as long up to the second figure ...
+# One tf.data pipeline serves the steps of a block of the plan, but no fewer than this, for
+# TensorFlow keeps about 0.25 MiB of every pipeline that was ever built: the first is short, so that
+# training starts soon, each one after it twice as long up to the second figure ...
 _MINIMUM_STEPS = (64, 1_024)
 # ... and no more rows than this, so that the rows of a pipeline take little memory.
 _MAXIMUM_ROWS = 2**18
@@ -80,8 +80,8 @@ def _training_batches(
     step = start_step
     minimum, longest_minimum = _MINIMUM_STEPS
     while step < stop_step:
-        rows_an_epoch = len(plan.epoch_rows(plan.epoch_of_step(step)))
-        steps = max(rows_an_epoch // plan.config.batch_size, minimum)
+        rows_of_block = len(plan.block_rows(*plan.block_of_step(step)))
+        steps = max(rows_of_block // plan.config.batch_size, minimum)
         steps = max(min(steps, _MAXIMUM_ROWS // plan.config.batch_size), 1)
         end = min(step + steps, stop_step)
         rows = plan.rows_for_steps(step, end)

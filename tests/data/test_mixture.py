@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_jax.data.mixture import epoch_counts, epoch_examples, largest_remainder
+from instructrec_jax.data.mixture import epoch_counts, largest_remainder, mixture_phases
 from instructrec_jax.errors import ConfigError
 
 SIZES = {"summarise": 600, "translate": 300, "classify": 100}
@@ -54,35 +54,59 @@ def test_largest_remainder_ties_go_to_the_first():
     assert largest_remainder([1e-9, 3e-9], 8) == [2, 6]
 
 
+def test_schedule_replaces_the_mixture_from_its_epochs_on():
+    even = (("translate", 1.0), ("classify", 1.0))
+    phases = mixture_phases(
+        SIZES, mixture="proportional", schedule=((2, even), (5, (("classify", 3.0),)))
+    )
+    assert [phase.first_epoch for phase in phases] == [0, 2, 5]
+    assert phases[0].counts == SIZES
+    assert phases[0].rates == {"summarise": 0.6, "translate": 0.3, "classify": 0.1}
+    # An epoch has as many examples as the tasks that take part.
+    assert phases[1].counts == {"summarise": 0, "translate": 200, "classify": 200}
+    assert phases[1].rates == {"summarise": 0.0, "translate": 0.5, "classify": 0.5}
+    assert phases[2].counts == {"summarise": 0, "translate": 0, "classify": 100}
+
+
 @given(
-    size=st.integers(1, 30),
-    quota=st.integers(1, 70),
-    epochs=st.integers(1, 6),
-    shuffle=st.booleans(),
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=9),
+    st.sampled_from(["proportional", "temperature", "explicit"]),
+    st.integers(0, 5_000),
+    st.integers(0, 5_000),
 )
 @settings(deadline=None, max_examples=60)
-def test_examples_of_a_task_are_used_equally_often(size, quota, epochs, shuffle):
-    members = {"a": np.arange(100, 100 + size), "b": np.arange(5)}
-    drawn = [
-        epoch_examples(members, {"a": quota, "b": 5}, epoch=epoch, seed=3, shuffle=shuffle)
-        for epoch in range(epochs)
-    ]
-    uses = np.bincount(np.concatenate(drawn), minlength=100 + size)
-    assert uses[:5].tolist() == [epochs] * 5
-    assert uses[100:].max() - uses[100:].min() <= 1
-    assert uses[100:].sum() == epochs * quota
+def test_realised_rates_are_the_asked_ones(numbers, mixture, cap, max_examples):
+    sizes = {str(place): number for place, number in enumerate(numbers)}
+    rates = [(task, 1.0 + place) for place, task in enumerate(sizes)]
+    [phase] = mixture_phases(
+        sizes,
+        mixture=mixture,
+        cap=cap,
+        temperature=2.0,
+        rates=rates if mixture == "explicit" else (),
+        max_examples=max_examples,
+    )
+    total = sum(phase.counts.values())
+    assert total == min(
+        sum(min(size, cap or size) for size in numbers), max_examples or sum(numbers)
+    )
+    assert sum(phase.rates.values()) == pytest.approx(1)
+    for task, rate in phase.rates.items():
+        assert abs(phase.counts[task] - rate * total) < 1 + 1e-9 * total
 
 
-def test_epochs_differ_and_repeat_by_seed():
-    members, counts = {"a": np.arange(50)}, {"a": 50}
-
-    def epoch(number, seed):
-        return epoch_examples(members, counts, epoch=number, seed=seed, shuffle=True).tolist()
-
-    assert epoch(0, 1) == epoch(0, 1)
-    assert len({tuple(epoch(0, 1)), tuple(epoch(1, 1)), tuple(epoch(0, 2))}) == 3
-    plain = epoch_examples(members, counts, epoch=4, seed=1, shuffle=False)
-    np.testing.assert_array_equal(plain, np.arange(50))
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (((0, (("translate", 1.0),)),), "epoch 0 after 0: first epochs must rise, from 1 on"),
+        (((3, (("translate", 1.0),)), (3, (("classify", 1.0),))), "epoch 3 after 3"),
+        (((3, (("tranlate", 1.0),)),), "mixture_schedule, epoch 3: .*did you mean 'translate'"),
+        (((3, ()),), "mixture_schedule, epoch 3: .* needs a rate above 0"),
+    ],
+)
+def test_schedules_without_meaning_are_refused(schedule, message):
+    with pytest.raises(ConfigError, match=message):
+        mixture_phases(SIZES, mixture="proportional", schedule=schedule)
 
 
 @pytest.mark.parametrize(

@@ -20,16 +20,21 @@ def fills(rows, encoder, decoder):
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 16), st.integers(0, 8)), max_size=400),
     open_bins=st.integers(1, 40),
+    max_segments=st.sampled_from([0, 1, 2, 3, 7]),
 )
-@settings(deadline=None, max_examples=60)
-def test_every_example_once_and_no_row_over_its_limits(lengths, open_bins):
+@settings(deadline=None, max_examples=100)
+def test_every_example_once_and_no_row_over_its_limits(lengths, open_bins, max_segments):
     encoder, decoder = np.array(lengths, np.int64).reshape(-1, 2).T
-    rows = pack(encoder, decoder, encoder_length=16, decoder_length=8, open_bins=open_bins)
+    limits = {"encoder_length": 16, "decoder_length": 8}
+    limits |= {"open_bins": open_bins, "max_segments": max_segments}
+    rows = pack(encoder, decoder, **limits)
     np.testing.assert_array_equal(np.sort(rows.examples), np.arange(len(lengths)))
     assert (np.diff(rows.offsets) >= 1).all() and rows.offsets[0] == 0
     encoder_tokens, decoder_tokens = fills(rows, encoder, decoder)
     assert (encoder_tokens <= 16).all() and (decoder_tokens <= 8).all()
-    again = pack(encoder, decoder, encoder_length=16, decoder_length=8, open_bins=open_bins)
+    if max_segments and lengths:
+        assert np.diff(rows.offsets).max() <= max_segments
+    again = pack(encoder, decoder, **limits)
     np.testing.assert_array_equal(again.examples, rows.examples)
     np.testing.assert_array_equal(again.offsets, rows.offsets)
 
@@ -47,6 +52,17 @@ def test_the_fuller_side_decides():
     # The decoder side binds: 4 examples of 3 decoder tokens need 2 rows of 6.
     rows = pack(np.full(4, 1), np.full(4, 3), encoder_length=100, decoder_length=6, open_bins=8)
     assert np.diff(rows.offsets).tolist() == [2, 2]
+
+
+def test_capped_rows_are_as_few_as_the_cap_allows():
+    # 100 examples of 1 token, 3 a row, though 16 would fit.
+    ones = np.ones(100, int)
+    rows = pack(ones, ones, encoder_length=16, decoder_length=16, open_bins=4, max_segments=3)
+    assert len(rows) == 34
+    # Seven of two tokens and seven of one: rows of two, the larger ones first.
+    lengths = np.array([2] * 7 + [1] * 7)
+    rows = pack(lengths, lengths, encoder_length=4, decoder_length=4, open_bins=8, max_segments=2)
+    assert np.diff(rows.offsets).tolist() == [2] * 7
 
 
 def test_instruction_like_lengths_fill_the_rows(instruction_lengths):
