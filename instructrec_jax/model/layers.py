@@ -32,12 +32,15 @@ REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
-# Mesh axes that split an axis of an activation. Axes without an entry stay whole.
+# Mesh axes that split an axis of an activation. Axes without an entry stay whole. The last two are
+# of embeddings just looked up, which lie as the table's columns do.
 ACTIVATION_AXES: dict[str, tuple[str, ...]] = {
     "batch": ("slice", "data", "fsdp"),
     "heads": ("tensor",),
     "feed_forward": ("tensor",),
     "vocabulary": ("tensor",),
+    "looked_up_batch": ("slice", "data"),
+    "looked_up_features": ("fsdp",),
 }
 
 
@@ -125,11 +128,14 @@ class TokenEmbedder(nn.Module):
     def __call__(self, tokens: Array) -> Array:
         """int32 [...] to [..., D] in `dtype`.
 
-        Gathered before the cast: the gradient then adds up in float32 however often a token comes.
-        Whole in D while it is gathered, as the batch takes the mesh axis that D is stored over.
+        Looked up before the cast: the gradient then adds up in float32 however often a token comes.
+        Each device looks up its own columns for the rows of all devices that have other columns;
+        then rows go to their devices. So vectors travel, which are few, and never the table.
         """
-        embedding = constrain(self.embedding, "vocabulary", None)
-        return jnp.take(embedding, tokens, axis=0).astype(self.dtype)
+        middle = (None,) * (tokens.ndim - 1)
+        tokens = constrain(tokens, "looked_up_batch", *middle)
+        x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+        return constrain(x, "looked_up_batch", *middle, "looked_up_features")
 
     def attend(self, x: Array) -> Array:
         """Logits, float32 [..., V], from [..., D]."""

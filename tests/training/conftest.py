@@ -48,5 +48,6 @@ def packed_batch() -> dict[str, np.ndarray]:
             encoder_place, decoder_place = here.stop, there.stop
             if decoder_place + 3 > DECODER_LENGTH:
                 break
+    batch["decoder_task_ids"] = batch["decoder_segment_ids"] % 2 + (batch["decoder_positions"] > 0)
     batch["decoder_loss_weights"] = (batch["decoder_segment_ids"] > 0).astype(np.float32)
     return batch

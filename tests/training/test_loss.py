@@ -21,6 +21,7 @@ def packed():
         "decoder_segment_ids": segments,
         "decoder_positions": positions,
         "decoder_loss_weights": (segments > 0).astype(np.float32),
+        "decoder_task_ids": np.where(segments == 2, 3, 1).astype(np.int32),
     }
     return hidden, kernel, batch
 
@@ -53,6 +54,7 @@ def test_summed_nll_is_the_sum_over_target_tokens(packed, chunk, label_smoothing
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         chunk=chunk,
+        task_count=4,
     )
     expected_loss, expected_nll = by_hand(
         hidden, kernel, batch, label_smoothing=label_smoothing, z_loss=z_loss
@@ -60,6 +62,12 @@ def test_summed_nll_is_the_sum_over_target_tokens(packed, chunk, label_smoothing
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     np.testing.assert_allclose(sums["nll"], expected_nll, rtol=1e-5)
     assert (sums["tokens"], sums["sequences"]) == (12, 3)
+    # The second sequence of the first row is of task 3, the others of task 1.
+    assert sums["task_tokens"].tolist() == [0, 10, 0, 2]
+    assert sums["task_sequences"].tolist() == [0, 2, 0, 1]
+    of_third = {**batch, "decoder_loss_weights": batch["decoder_task_ids"] == 3}
+    _, nll = by_hand(hidden, kernel, of_third)
+    np.testing.assert_allclose(sums["task_nll"], [0, expected_nll - nll, 0, nll], rtol=1e-5)
 
 
 def test_gradient_does_not_depend_on_chunks(packed):

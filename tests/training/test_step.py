@@ -10,7 +10,7 @@ import pytest
 from instructrec_jax.model.lora import LoraConfig, merge_adapters
 from instructrec_jax.model.t5 import T5
 from instructrec_jax.training import sharding
-from instructrec_jax.training.freezing import ADAPTERS_ONLY, Freezing, joined
+from instructrec_jax.training.freezing import ADAPTERS_ONLY, Freezing, joined, split
 from instructrec_jax.training.loss import summed_nll
 from instructrec_jax.training.step import (
     StepSettings,
@@ -31,7 +31,7 @@ SETTINGS = StepSettings(
 MESHES = {
     "rows": {"slice": 1, "data": 2, "fsdp": 4, "tensor": 1},
     "tensor": {"slice": 1, "data": 2, "fsdp": 1, "tensor": 4},
-    "mixed": {"slice": 1, "data": 2, "fsdp": 2, "tensor": 2},
+    "mixed": {"slice": 2, "data": 1, "fsdp": 2, "tensor": 2},
 }
 
 
@@ -55,13 +55,24 @@ def take_step(config, batch, mesh, **choices):
 
 
 def take_steps(
-    config, batch, mesh, *, optimizer=None, steps=1, freezing=None, given=None, **settings
+    config,
+    batch,
+    mesh,
+    *,
+    optimizer=None,
+    steps=1,
+    freezing=None,
+    given=None,
+    task_count=0,
+    **settings,
 ):
     """(figures of each step, state after the last) as NumPy."""
     optimizer = optimizer or optax.sgd(1.0)
 
+    ema = "ema_decay" in settings
+
     def start(given):
-        return initial_state(config, optimizer, seed=0, freezing=freezing, given=given)
+        return initial_state(config, optimizer, seed=0, freezing=freezing, given=given, ema=ema)
 
     shardings = state_shardings(jax.eval_shape(start, given), mesh)
     with jax.set_mesh(mesh):
@@ -73,6 +84,7 @@ def take_steps(
             settings=dataclasses.replace(SETTINGS, **settings),
             mesh=mesh,
             shardings=shardings,
+            task_count=task_count,
         )
         rows = len(batch["encoder_input_tokens"])
         every = []
@@ -116,9 +128,18 @@ def test_loss_and_gradient_are_those_of_one_device(name, tiny_config, packed_bat
 @pytest.mark.parametrize("objective", ["sequences", "tokens"])
 def test_accumulation_is_true_to_the_objective(objective, tiny_config, packed_batch, by_objective):
     whole = by_objective[objective]
+    mesh = mesh_of_rows(2) if objective == "sequences" else sharding.make_mesh(MESHES["mixed"])
     parts = take_step(
-        tiny_config, packed_batch, mesh_of_rows(2), objective=objective, accumulation_steps=2
+        tiny_config, packed_batch, mesh, objective=objective, accumulation_steps=2, task_count=4
     )
+    # Sums of tasks are over all micro-batches and devices; the last task has no example.
+    ids, weights = packed_batch["decoder_task_ids"], packed_batch["decoder_loss_weights"]
+    tokens = np.bincount(ids.ravel(), weights.ravel(), minlength=4)
+    np.testing.assert_array_equal(parts[0]["task_tokens"], tokens)
+    starts = (packed_batch["decoder_positions"] == 0) & (weights > 0)
+    np.testing.assert_array_equal(parts[0]["task_sequences"], np.bincount(ids[starts], minlength=4))
+    nll = parts[0]["loss_per_token"] * parts[0]["target_tokens"]
+    np.testing.assert_allclose(parts[0]["task_nll"].sum(), nll, rtol=1e-5)
     for key in ("loss", "target_tokens", "sequences", "gradient_norm"):
         np.testing.assert_allclose(parts[0][key], whole[0][key], rtol=1e-5)
     assert_close(parts[1], whole[1])
@@ -170,11 +191,30 @@ def test_a_non_finite_loss_leaves_the_state_as_it_was(tiny_config, packed_batch)
     weights[0, 0] = np.inf
     poisoned = {**packed_batch, "decoder_loss_weights": weights}
     mesh = sharding.make_mesh(MESHES["mixed"])
-    figures, parameters = take_step(tiny_config, poisoned, mesh, optimizer=optax.adam(1.0), steps=2)
-    assert (figures["applied"], figures["nonfinite_in_a_row"]) == (0, 2)
+    figures, state = take_steps(
+        tiny_config, poisoned, mesh, optimizer=optax.adam(1.0), steps=2, ema_decay=0.9
+    )
+    assert (figures[-1]["applied"], figures[-1]["nonfinite_in_a_row"]) == (0, 2)
     fresh = jax.device_get(initial_state(tiny_config, optax.adam(1.0), seed=0).parameters)
     # How random numbers are drawn may depend on the sharding in the last bit; NaN would be far off.
-    assert_close(parameters, fresh, tolerance=1e-6)
+    assert_close(state.parameters, fresh, tolerance=1e-6)
+    assert_close(state.averaged, fresh, tolerance=1e-6)
+
+
+def test_parameters_are_averaged_with_a_decay_that_grows(tiny_config, packed_batch, on_one_device):
+    freezing = Freezing(patterns=("encoder/final_norm/scale",))
+    _, state = take_steps(
+        tiny_config, packed_batch, one_device_mesh(), steps=2, freezing=freezing, ema_decay=0.15
+    )
+    before = initial_state(tiny_config, optax.sgd(1.0), seed=0, freezing=freezing)
+    first, _ = split(on_one_device[1], freezing)
+    # (1 + 0) / (10 + 0) at the first step; 2 / 11 would be above the asked decay at the second.
+    one = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, before.trained, first)
+    two = jax.tree.map(lambda old, new: 0.15 * old + 0.85 * new, one, state.trained)
+    assert_close(state.averaged, two)
+    whole = state.averaged_parameters
+    assert_close(whole["encoder"]["final_norm"], state.frozen["encoder"]["final_norm"])
+    assert_close(whole["lm_head"], two["lm_head"])
 
 
 LORA = LoraConfig(rank=2, alpha=4.0, targets=r".*_attention/(query|out)|.*/feed_forward/up")
@@ -243,14 +283,22 @@ def test_evaluation_sums_are_those_of_the_model(tiny_config, packed_batch):
         settings=dataclasses.replace(SETTINGS, label_smoothing=0.3, z_loss=1.0),
         mesh=mesh,
         shardings=shardings,
+        task_count=3,
     )
     with jax.set_mesh(mesh):
         parameters = jax.device_put(state.parameters, shardings.parameters)
         sums = evaluate(parameters, sharding.global_batch(mesh, packed_batch, 16))
     logits = T5(tiny_config).apply({"params": state.parameters}, packed_batch)
     loss, expected = summed_nll(
-        lambda values: values, logits, packed_batch, label_smoothing=0.0, z_loss=0.0, chunk=0
+        lambda values: values,
+        logits,
+        packed_batch,
+        label_smoothing=0.0,
+        z_loss=0.0,
+        chunk=0,
+        task_count=3,
     )
+    assert sums.keys() == expected.keys()
     np.testing.assert_allclose(sums["nll"], loss, rtol=1e-5)
     for name, value in expected.items():
         np.testing.assert_allclose(sums[name], value, rtol=1e-5)
