@@ -305,6 +305,11 @@ def _checkpoint() -> ConfigDict:
     checkpoint.every = 500
     # Newest checkpoints kept.
     checkpoint.keep = 3
+    # Best checkpoints kept besides, by a figure of the validation at their step:
+    # "loss_per_token", "loss_per_sequence" (less is better) or "accuracy" (more is). The best one
+    # of all opens as --checkpoint=WORKDIR/checkpoints/best. 0 and "" = none.
+    checkpoint.keep_best = 0
+    checkpoint.best_metric = ""
     return checkpoint
 
 

@@ -20,7 +20,6 @@ from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import RunCheckpoints
 from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
 from instructrec_jax.training.environment import environment_record, join_processes
 from instructrec_jax.training.freezing import joined, split
@@ -41,6 +40,7 @@ from instructrec_jax.training.model_folder import (
 )
 from instructrec_jax.training.preparation import RunData, prepare_data
 from instructrec_jax.training.reporting import Clock, Reporter, write_json
+from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.run_folder import claimed_run_folder
 from instructrec_jax.training.step import TrainState
 from instructrec_jax.training.summary import parameter_table, run_summary
@@ -118,7 +118,13 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
         return
 
     # ---------------------------------------------------------------- state
-    checkpoints = RunCheckpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    checkpoints = RunCheckpoints(
+        workdir / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric,
+        warn=tell,
+    )
     state = _restored(parts, checkpoints, initial, tell) or _new_state(parts, initial)
     base = _base(parts, state, initial)
     first_step = int(state.step)
@@ -230,7 +236,7 @@ def _restored(
     if parts.model.lora is not None and initial is not None:
         base = read_parameters(initial, shapes.frozen)
         check_base(newest["base"], base, given=f"init={parts.config.init}")
-    restored = checkpoints.restore_newest(checkpoint_items(shapes, parts.model), warn=tell)
+    restored = checkpoints.restore_newest(checkpoint_items(shapes, parts.model))
     if restored is None:
         return None
     step, arrays, _ = restored

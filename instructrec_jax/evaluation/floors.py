@@ -1,26 +1,44 @@
 """Floors: answers that need no model. A figure means something only beside them.
 
-A floor is one function and one entry in `FLOORS`.
+A floor is one function and one entry in `FLOORS`; the untrained model's answers are decoded.
 """
 
+import bisect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.example import InstructionExample
 
 TRAIN_SPLIT = "train split"
 EVALUATED_EXAMPLES = "evaluated examples"
+# Answers of a task that `copy_demonstration` draws from.
+_DRAWN = 32
 
 
 @dataclass(frozen=True)
 class FrequentTarget:
-    """A task's most frequent target, how often it occurs and where it was counted."""
+    """A task's most frequent target, how often it occurs and where it was counted.
+
+    `drawn` are (id, target) of some examples there, by hash.
+    """
 
     target: str
     count: int
     counted: int
     counted_on: str
+    drawn: tuple[tuple[str, str], ...] = ()
+
+    def to_record(self) -> dict[str, str | int]:
+        """All but `drawn`, for metrics.json."""
+        return {
+            "target": self.target,
+            "count": self.count,
+            "counted": self.counted,
+            "counted_on": self.counted_on,
+        }
 
 
 def most_frequent_targets(
@@ -34,23 +52,39 @@ def most_frequent_targets(
     order is taken.
     """
     tasks = {example.task for example in examples}
-    trained: dict[str, Counter[str]] = {task: Counter() for task in tasks}
-    for example in train_examples:
-        if example.task in tasks:
-            trained[example.task][example.target] += 1
-    evaluated: dict[str, Counter[str]] = {task: Counter() for task in tasks}
-    for example in examples:
-        evaluated[example.task][example.target] += 1
+    trained = _counted(tasks, train_examples)
+    evaluated = _counted(tasks, examples)
     frequent = {}
     for task in sorted(tasks):
-        counts, source = trained[task], TRAIN_SPLIT
+        (counts, drawn), source = trained[task], TRAIN_SPLIT
         if not counts:
-            counts, source = evaluated[task], EVALUATED_EXAMPLES
+            (counts, drawn), source = evaluated[task], EVALUATED_EXAMPLES
         target, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         frequent[task] = FrequentTarget(
-            target=target, count=count, counted=counts.total(), counted_on=source
+            target=target,
+            count=count,
+            counted=counts.total(),
+            counted_on=source,
+            drawn=tuple((name, target) for _, name, target in drawn),
         )
     return frequent
+
+
+def _counted(
+    tasks: Collection[str], examples: Iterable[InstructionExample]
+) -> dict[str, tuple[Counter[str], list[tuple[str, str, str]]]]:
+    """{task: targets counted, (hash, id, target) of those with the smallest hashes}."""
+    found: dict[str, tuple[Counter[str], list[tuple[str, str, str]]]] = {
+        task: (Counter(), []) for task in tasks
+    }
+    for example in examples:
+        if example.task not in tasks:
+            continue
+        counts, drawn = found[example.task]
+        counts[example.target] += 1
+        bisect.insort(drawn, (hashing.digest("drawn", example.id), example.id, example.target))
+        del drawn[_DRAWN:]
+    return found
 
 
 def copy_input(example: InstructionExample, frequent: Mapping[str, FrequentTarget]) -> str:
@@ -71,6 +105,19 @@ def most_frequent_target(
     return frequent[example.task].target
 
 
+def copy_demonstration(example: InstructionExample, frequent: Mapping[str, FrequentTarget]) -> str:
+    """The answer of the first solved question that is shown.
+
+    Where none is, that of another example of the task, by hash, as if it had been shown.
+    """
+    if example.demonstrations:
+        return example.demonstrations[0].target
+    others = [target for name, target in frequent[example.task].drawn if name != example.id]
+    if not others:
+        return ""
+    return others[int(hashing.fraction("demonstration", example.id) * len(others))]
+
+
 def _material(example: InstructionExample) -> str:
     """What the instruction is about: the input, the part of the instruction that holds it, or all.
 
@@ -82,13 +129,16 @@ def _material(example: InstructionExample) -> str:
 
 @dataclass(frozen=True)
 class Floor:
-    """One floor: its name in metrics.json, its titles for people, and its answer."""
+    """One floor: its name in metrics.json, its titles for people, and its answer.
+
+    `answer` is None where it takes a model to know it.
+    """
 
     name: str
     title: str
     short_title: str
     description: str
-    answer: Callable[[InstructionExample, Mapping[str, FrequentTarget]], str]
+    answer: Callable[[InstructionExample, Mapping[str, FrequentTarget]], str] | None = None
 
 
 FLOORS: tuple[Floor, ...] = (
@@ -114,4 +164,24 @@ FLOORS: tuple[Floor, ...] = (
         description="Answers with the task's most frequent training target, whatever is asked.",
         answer=most_frequent_target,
     ),
+    Floor(
+        name="copy_demonstration",
+        title="copy a demonstration",
+        short_title="shown",
+        description="Answers with the target of the first solved question shown, or where none "
+        "is, of another example of the task.",
+        answer=copy_demonstration,
+    ),
 )
+UNTRAINED = Floor(
+    name="untrained",
+    title="untrained model",
+    short_title="untrained",
+    description="The same architecture with its initial parameters.",
+)
+
+
+def floors_of(metrics: Mapping[str, Any]) -> tuple[Floor, ...]:
+    """The floors that an evaluation (the contents of its metrics.json) has figures of."""
+    group = next(iter(metrics["macro"].values()))
+    return tuple(floor for floor in (*FLOORS, UNTRAINED) if floor.name in group["floors"])

@@ -4,24 +4,34 @@ A test example probes one hold-out: a `document`, a `phrasing`, a `task` or a `c
 training never saw. Means over them would hide what generalises, so each has figures of its own.
 Examples that name no hold-out (other people's files) stand under "all".
 
-A model is above the floors where the paired bootstrap interval of its chrF minus that of the best
-floor lies above 0. Fewer than `FEW` examples make such an interval too narrow: they count, and are
+Every figure has a bootstrap interval. A model is above the floors where the paired interval of its
+primary metric (chrF, unless a benchmark names another) minus that of the best floor lies above 0.
+Fewer than `FEW` examples make such an interval too narrow: they count, and are
 marked wherever they do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from instructrec_jax.evaluation.floors import FLOORS, FrequentTarget
+import numpy as np
+
+from instructrec_jax.evaluation.floors import FLOORS, UNTRAINED, FrequentTarget
 from instructrec_jax.evaluation.metrics import (
+    LOSSES,
     PRIMARY_METRIC,
+    Judged,
     acceptable_targets,
     example_metrics,
     group_metrics,
     signatures,
+    statistics_of,
 )
-from instructrec_jax.evaluation.significance import chrf_difference
+from instructrec_jax.evaluation.significance import (
+    intervals,
+    mean_intervals,
+    paired_difference,
+)
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
@@ -38,8 +48,10 @@ class Answer:
 
     `score` is the summed log-probability of its own output, `target_logprob` that of the target
     (natural logarithm, eos included) over `target_tokens` tokens; `stop_reason` is "eos" or
-    "length"; `input_cut` says that the model did not see the end of the input,
-    `demonstrations_left_out` how many solved questions of the example had no room.
+    "length", or "choice" where it was chosen among options; `input_cut` says that the model did
+    not see the end of the input, `demonstrations_left_out` how many solved questions of the example
+    had no room. `confidence` is the probability that the model gave its answer, among the options
+    where it chose.
     """
 
     output: str
@@ -49,6 +61,11 @@ class Answer:
     target_tokens: int
     input_cut: bool = False
     demonstrations_left_out: int = 0
+    confidence: float | None = None
+
+
+# From examples and outputs to whether each one's code passes; None where there is nothing to run.
+Passes = Callable[[Sequence[InstructionExample], Sequence[str]], Sequence[bool | None]]
 
 
 @dataclass(frozen=True)
@@ -90,125 +107,205 @@ def choose_examples(
     return [examples[index] for index in sorted(kept)]
 
 
+def nothing_to_run(
+    examples: Sequence[InstructionExample], outputs: Sequence[str]
+) -> list[bool | None]:
+    """No example has code to run."""
+    return [None] * len(outputs)
+
+
 def evaluate_answers(
     *,
     examples: Sequence[InstructionExample],
     answers: Sequence[Answer],
     frequent: Mapping[str, FrequentTarget],
+    untrained: Sequence[str] | None = None,
+    passes: Passes = nothing_to_run,
+    primary: str = PRIMARY_METRIC,
 ) -> Evaluation:
     """Judge answers against the examples' targets and against the floors.
 
-    `frequent` comes from `floors.most_frequent_targets`. Figures are fractions in [0, 1], losses
-    natural-log NLL. Raises ValueError where there are no examples or not one answer for each.
+    Figures are fractions in [0, 1], losses natural-log NLL. `passes` runs code under guard.
+    Raises ValueError where there are no examples or not one answer for each.
+
+    Args:
+        examples, answers: one answer for each example.
+        frequent: from `floors.most_frequent_targets`.
+        untrained: outputs of the untrained model, for its floor.
+        primary: metric that decides; chrF where a group has no figure of it.
     """
     if not examples or len(examples) != len(answers):
         raise ValueError(f"{len(examples)} examples and {len(answers)} answers")
-    predictions = [
-        prediction_record(example, answer)
-        for example, answer in zip(examples, answers, strict=True)
-    ]
+    outputs = {
+        "model": [answer.output for answer in answers],
+        **{
+            floor.name: [floor.answer(example, frequent) for example in examples]
+            for floor in FLOORS
+            if floor.answer is not None
+        },
+    }
+    if untrained is not None:
+        outputs[UNTRAINED.name] = list(untrained)
+    judged = {name: _judged(examples, texts, passes) for name, texts in outputs.items()}
     groups: dict[tuple[str, str], list[int]] = {}
     for index, example in enumerate(examples):
         groups.setdefault((example.task, holdout_name(example)), []).append(index)
+    statistics: dict[tuple[str, str], GroupStatistics] = {}
+    for key in sorted(groups, key=lambda key: (key[0], holdout_order(key[1]))):
+        systems = {
+            name: statistics_of([each[i] for i in groups[key]]) for name, each in judged.items()
+        }
+        systems["model"] = {
+            **_loss_statistics([answers[i] for i in groups[key]]),
+            **systems["model"],
+        }
+        statistics[key] = systems
+    if not all(primary in systems["model"] for systems in statistics.values()):
+        primary = PRIMARY_METRIC
     tasks: dict[str, dict[str, Any]] = {}
-    for task, holdout in sorted(groups, key=lambda key: (key[0], holdout_order(key[1]))):
-        chosen = groups[task, holdout]
-        tasks.setdefault(task, {})[holdout] = _group_figures(
-            examples=[examples[i] for i in chosen],
-            answers=[answers[i] for i in chosen],
-            predictions=[predictions[i] for i in chosen],
-            frequent=frequent,
-        )
+    for (task, holdout), systems in statistics.items():
+        tasks.setdefault(task, {})[holdout] = _group_figures(systems, primary=primary)
     figures = {
-        "primary_metric": PRIMARY_METRIC,
+        "primary_metric": primary,
         "metrics": signatures(),
         "tasks": tasks,
-        "macro": _macro(tasks),
+        "macro": _macro(tasks, statistics),
         "summary": _summary(tasks),
-        "most_frequent_targets": {task: asdict(each) for task, each in frequent.items()},
+        "most_frequent_targets": {task: each.to_record() for task, each in frequent.items()},
     }
+    predictions: list[dict[str, Any]] = [{}] * len(examples)
+    for key, chosen in groups.items():
+        rows = example_metrics(statistics[key]["model"])
+        for index, row in zip(chosen, rows, strict=True):
+            predictions[index] = prediction_record(
+                examples[index], answers[index], judged["model"][index].passed, row
+            )
     return Evaluation(figures=figures, predictions=predictions)
 
 
-def prediction_record(example: InstructionExample, answer: Answer) -> dict[str, Any]:
-    """One line of predictions.jsonl."""
-    targets = acceptable_targets(target=example.target, references=example.references)
+# {"model" or floor: {figure: float64 [examples, counts]}}
+GroupStatistics = dict[str, dict[str, np.ndarray]]
+
+
+def _judged(
+    examples: Sequence[InstructionExample], outputs: Sequence[str], passes: Passes
+) -> list[Judged]:
+    return [
+        Judged(
+            output=output,
+            targets=acceptable_targets(target=example.target, references=example.references),
+            options=example.options,
+            passed=passed,
+        )
+        for example, output, passed in zip(
+            examples, outputs, passes(examples, outputs), strict=True
+        )
+    ]
+
+
+def _loss_statistics(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
+    nll = [-answer.target_logprob for answer in answers]
+    counts = ([answer.target_tokens for answer in answers], [1] * len(answers))
+    return {
+        name: np.array([nll, each], np.float64).T for name, each in zip(LOSSES, counts, strict=True)
+    }
+
+
+def prediction_record(
+    example: InstructionExample,
+    answer: Answer,
+    passed: bool | None,
+    figures: Mapping[str, float],
+) -> dict[str, Any]:
+    """One line of predictions.jsonl; `figures` are the metrics of the answer."""
     return {
         "id": example.id,
         "task": example.task,
         "holdout": holdout_name(example),
+        "template": example.template,
         "instruction": example.instruction,
         "input": example.input,
         "target": example.target,
         "references": list(example.references),
+        "options": list(example.options),
         "output": answer.output,
         "score": answer.score,
+        "confidence": answer.confidence,
         "stop_reason": answer.stop_reason,
         "target_logprob": answer.target_logprob,
         "target_tokens": answer.target_tokens,
         "input_cut": answer.input_cut,
-        **example_metrics(answer.output, targets),
+        "passed": passed,
+        **figures,
     }
 
 
-def _group_figures(
-    *,
-    examples: Sequence[InstructionExample],
-    answers: Sequence[Answer],
-    predictions: Sequence[dict[str, Any]],
-    frequent: Mapping[str, FrequentTarget],
-) -> dict[str, Any]:
-    targets = [
-        acceptable_targets(target=example.target, references=example.references)
-        for example in examples
-    ]
-    nll = -sum(answer.target_logprob for answer in answers)
-    tokens = sum(answer.target_tokens for answer in answers)
-    model = {
-        "loss_per_token": nll / tokens,
-        "loss_per_sequence": nll / len(answers),
-        **group_metrics([answer.output for answer in answers], targets, predictions),
-    }
-    floor_answers = {
-        floor.name: [floor.answer(example, frequent) for example in examples] for floor in FLOORS
-    }
-    floors = {name: group_metrics(texts, targets) for name, texts in floor_answers.items()}
-    best = max(floors, key=lambda name: floors[name][PRIMARY_METRIC])
-    difference = chrf_difference(
-        [answer.output for answer in answers], floor_answers[best], targets
+def judged_of(prediction: Mapping[str, Any]) -> Judged:
+    """What a line of predictions.jsonl is judged by."""
+    return Judged(
+        output=prediction["output"],
+        targets=acceptable_targets(
+            target=prediction["target"], references=prediction["references"]
+        ),
+        options=tuple(prediction.get("options", ())),
+        passed=prediction.get("passed"),
     )
-    above = difference.low > 0 and beats_floors(model, floors)
+
+
+def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
+    statistics = systems["model"]
+    examples = len(statistics[primary])
+    model = group_metrics(statistics)
+    floors = {name: group_metrics(each) for name, each in systems.items() if name != "model"}
+    best = max(floors, key=lambda name: floors[name][primary])
+    difference = paired_difference(primary, statistics[primary], systems[best][primary])
+    above = difference.low > 0 and beats_floors(model, floors, primary=primary)
     return {
-        "examples": len(examples),
+        "examples": examples,
         "model": model,
+        "intervals": intervals(statistics),
         "floors": floors,
-        "primary_metric": PRIMARY_METRIC,
+        "floor_intervals": {name: intervals(systems[name]) for name in floors},
+        "primary_metric": primary,
         "best_floor": best,
         "difference_to_best_floor": asdict(difference),
         "beats_floors": above,
-        "verdict": (ABOVE_FEW if len(examples) < FEW else ABOVE) if above else NOT_ABOVE,
+        "verdict": (ABOVE_FEW if examples < FEW else ABOVE) if above else NOT_ABOVE,
     }
 
 
-def beats_floors(model: Mapping[str, float], floors: Mapping[str, Mapping[str, float]]) -> bool:
+def beats_floors(
+    model: Mapping[str, float],
+    floors: Mapping[str, Mapping[str, float]],
+    *,
+    primary: str = PRIMARY_METRIC,
+) -> bool:
     """Whether the model's primary metric is above that of every floor; a tie is not above."""
-    return all(model[PRIMARY_METRIC] > floor[PRIMARY_METRIC] for floor in floors.values())
+    return all(model[primary] > floor[primary] for floor in floors.values())
 
 
-def _macro(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Unweighted means over tasks, for each hold-out."""
+def _macro(
+    tasks: Mapping[str, Mapping[str, Any]],
+    statistics: Mapping[tuple[str, str], GroupStatistics],
+) -> dict[str, Any]:
+    """Unweighted means over tasks, for each hold-out; of a metric, over the tasks that have it."""
     macro = {}
     for holdout in sorted(
         {name for groups in tasks.values() for name in groups}, key=holdout_order
     ):
         groups = [each[holdout] for each in tasks.values() if holdout in each]
+        counts = [systems for (_, name), systems in statistics.items() if name == holdout]
+        floors = groups[0]["floors"]
         macro[holdout] = {
             "tasks": len(groups),
             "examples": sum(group["examples"] for group in groups),
             "model": _means([group["model"] for group in groups]),
+            "intervals": mean_intervals([systems["model"] for systems in counts]),
             "floors": {
-                floor.name: _means([group["floors"][floor.name] for group in groups])
-                for floor in FLOORS
+                name: _means([group["floors"][name] for group in groups]) for name in floors
+            },
+            "floor_intervals": {
+                name: mean_intervals([systems[name] for systems in counts]) for name in floors
             },
             "tasks_beating_floors": sum(group["beats_floors"] for group in groups),
             "tasks_beating_floors_few": sum(group["verdict"] == ABOVE_FEW for group in groups),
@@ -217,7 +314,8 @@ def _macro(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
 
 
 def _summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:

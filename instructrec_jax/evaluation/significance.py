@@ -1,69 +1,150 @@
-"""Is a model above a floor, or could the choice of examples have made it look so?"""
+"""Could the choice of examples have made a figure, or a difference of figures, what it is?
 
-from collections.abc import Sequence
+Bootstrap (Efron, 1979; paired: Koehn, 2004, "Statistical Significance Tests for Machine Translation
+Evaluation"): examples are drawn with replacement, 1,000 times, and the interval lies between the
+2.5th and 97.5th percentile of the figures. The draws depend on the number of examples alone, so
+they are the same for every system that answered them: differences are paired. With few examples an
+interval is too narrow, with one it is a point.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from sacrebleu.metrics import CHRF
 
-from instructrec_jax.evaluation.metrics import target_streams
+from instructrec_jax.evaluation.metrics import OF_SUMS
 
 RESAMPLES = 1_000
 COVERAGE = 0.95
+# Numbers of draws times examples that are held at once.
+_CHUNK = 4_000_000
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Corpus chrF of one list of outputs minus that of another, fractions, with its interval."""
+    """A figure of one system minus that of another, with its interval."""
 
     value: float
     low: float
     high: float
 
 
-def chrf_difference(
-    outputs: Sequence[str],
-    baseline: Sequence[str],
-    targets: Sequence[Sequence[str]],
+def resampled(
+    of_sums: Callable[[np.ndarray], np.ndarray],
+    statistics: np.ndarray,
     *,
     seed: int = 0,
-) -> Difference:
-    """Corpus chrF2 of `outputs` minus that of `baseline`, with a 95 % interval.
+    resamples: int = RESAMPLES,
+) -> np.ndarray:
+    """A metric's figure of each draw, float64 [resamples].
 
-    Paired bootstrap (Koehn, 2004, "Statistical Significance Tests for Machine Translation
-    Evaluation"): examples are drawn with replacement, the same for both, 1,000 times; the interval
-    lies between the 2.5th and 97.5th percentile of the differences. With few examples it is too
-    narrow, with one it is a point.
+    `statistics` and `of_sums` are those of the metric, float64 [examples, counts]; the other
+    systems' figures on the same examples come from the same draws.
     """
-    streams = target_streams(targets)
-    # n-gram counts of each example, int64 [2, examples, 18]; sums of them give a corpus chrF.
-    counts = np.stack(
-        [
-            np.array(CHRF()._extract_corpus_statistics(list(texts), streams), np.int64)
-            for texts in (outputs, baseline)
-        ]
-    )
-    examples = counts.shape[1]
-    generator = np.random.Generator(np.random.Philox(seed))
-    drawn = np.stack(
-        [counts[:, generator.integers(0, examples, examples)].sum(axis=1) for _ in range(RESAMPLES)]
-    )
-    differences = _chrf(drawn[:, 0]) - _chrf(drawn[:, 1])
+    figures = [
+        of_sums(times @ statistics)
+        for times in _draws(len(statistics), seed=seed, resamples=resamples)
+    ]
+    return np.concatenate(figures)
+
+
+def interval(figures: np.ndarray) -> tuple[float, float]:
+    """The 2.5th and 97.5th percentile of resampled figures, leaving out those that are none."""
+    known = figures[~np.isnan(figures)]
+    if not len(known):
+        return math.nan, math.nan
     tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
-    whole = _chrf(counts.sum(axis=1))
-    return Difference(value=float(whole[0] - whole[1]), low=float(low), high=float(high))
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
 
 
-def _chrf(counts: np.ndarray) -> np.ndarray:
-    """chrF2 in [0, 1], float64 [rows], of n-gram counts, int64 [rows, 3 * orders].
+def paired_difference(
+    metric: str, first: np.ndarray, second: np.ndarray, *, seed: int = 0
+) -> Difference:
+    """Figure of the `first` statistics minus that of the `second`, both [examples, counts]."""
+    entry = OF_SUMS[metric]
+    value = entry(first.sum(axis=0)) - entry(second.sum(axis=0))
+    low, high = interval(resampled(entry, first, seed=seed) - resampled(entry, second, seed=seed))
+    return Difference(value=float(value), low=low, high=high)
 
-    The three counts of an order are those of the output, of the target and of both. Precision and
-    recall are means over the orders that both texts have (as in sacrebleu).
+
+def mean_difference(
+    metric: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, seed: int = 0
+) -> Difference:
+    """Mean over tasks of their paired differences; the examples of each task are drawn apart."""
+    entry = OF_SUMS[metric]
+    values = [entry(a.sum(axis=0)) - entry(b.sum(axis=0)) for a, b in pairs]
+    drawn = [
+        resampled(entry, a, seed=seed + place) - resampled(entry, b, seed=seed + place)
+        for place, (a, b) in enumerate(pairs)
+    ]
+    low, high = interval(np.mean(drawn, axis=0))
+    return Difference(value=float(np.mean(values)), low=low, high=high)
+
+
+def intervals(statistics: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """{metric name: [low, high]} of one group of examples."""
+    return {
+        name: list(interval(resampled(OF_SUMS[name], counts)))
+        for name, counts in statistics.items()
+    }
+
+
+def mean_intervals(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """{metric name: [low, high]} of the unweighted means over the groups that have the metric."""
+    found = {}
+    for name in dict.fromkeys(name for group in groups for name in group):
+        drawn = [
+            resampled(OF_SUMS[name], group[name], seed=place)
+            for place, group in enumerate(groups)
+            if name in group
+        ]
+        found[name] = list(interval(np.mean(drawn, axis=0)))
+    return found
+
+
+def sign_test(first: Sequence[float], second: Sequence[float]) -> float:
+    """Two-sided p-value that neither of two systems is more often the better one; ties left out."""
+    wins = sum(a > b for a, b in zip(first, second, strict=True))
+    losses = sum(a < b for a, b in zip(first, second, strict=True))
+    decided, fewer = wins + losses, min(wins, losses)
+    if not decided:
+        return 1.0
+    # Exact integers: of 2^decided outcomes, those at least as one-sided.
+    tail = sum(math.comb(decided, count) for count in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**decided)
+
+
+def bootstrap_p_value(figures: np.ndarray) -> float:
+    """Two-sided p-value that a difference is 0, of its resampled values [resamples].
+
+    Twice the share of draws on the rarer side of 0, 0 itself counted on both; never below
+    2 / (resamples + 1).
     """
-    output, target, both = np.moveaxis(counts.reshape(len(counts), -1, 3), 2, 0)
-    known = (output > 0) & (target > 0)
-    orders = np.maximum(known.sum(axis=1), 1)
-    precision = (known * both / np.maximum(output, 1)).sum(axis=1) / orders
-    recall = (known * both / np.maximum(target, 1)).sum(axis=1) / orders
-    return 5 * precision * recall / np.maximum(4 * precision + recall, 1e-12)
+    known = figures[~np.isnan(figures)]
+    rarer = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(known) + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm, 1979, "A Simple Sequentially Rejective ...")."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    corrected = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def _draws(examples: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """How often each example was drawn, float64 [some of the resamples, examples]."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    rows = max(1, _CHUNK // max(examples, 1))
+    for start in range(0, resamples, rows):
+        count = min(rows, resamples - start)
+        drawn = generator.integers(0, examples, (count, examples))
+        drawn += np.arange(count)[:, None] * examples
+        times = np.bincount(drawn.ravel(), minlength=count * examples)
+        yield times.reshape(count, examples).astype(np.float64)

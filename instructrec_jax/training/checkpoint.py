@@ -1,4 +1,4 @@
-"""Orbax checkpoints: saved asynchronously, committed atomically, verified when they are read.
+"""The folder of one checkpoint: what is in it, and its arrays, verified when they are read.
 
 A model folder (`checkpoints/STEP/`, or a folder of `save_model`) describes itself:
 
@@ -6,20 +6,21 @@ A model folder (`checkpoints/STEP/`, or a folder of `save_model`) describes itse
     tokenizer/    the tokenizer's model, as bytes
     metadata/     JSON: format version, step, model config, tokenizer, data plan, fingerprints
     optimizer/    optimizer state and counters; absent in a params-only folder
+    averaged/     moving average of the parameters, where a run keeps one
 
-All calls of Orbax are here and in streamed_arrays.py; model_folder.py reads models of any format.
+All calls of Orbax are here, in run_checkpoints.py, which saves the steps of a run, and in
+streamed_arrays.py; model_folder.py reads models of any format.
 This module imports neither TensorFlow nor optax, so that decoding can read a model alone.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from instructrec_jax.data.tokenizer import Tokenizer, tokenizer_from_bytes
 from instructrec_jax.errors import CheckpointError, ConfigError, UserError
@@ -61,7 +62,7 @@ class DamagedCheckpointError(CheckpointError):
     """The files of a checkpoint are not those that were written."""
 
 
-def _metadata(
+def checkpoint_metadata(
     *,
     step: int,
     config: T5Config,
@@ -74,6 +75,7 @@ def _metadata(
     foreign_config: Mapping[str, Any],
     base: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
+    """What the `metadata/` of a checkpoint holds; see `RunCheckpoints.save` for the arguments."""
     stored_types = {
         path_name(path): leaf.dtype.name
         for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
@@ -98,178 +100,10 @@ def _metadata(
     }
 
 
-def _tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+def tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
+    """What the `tokenizer/` of a checkpoint holds."""
     # Orbax writes no empty array, and a tokenizer of bytes has no model.
     return {"model": np.frombuffer(tokenizer.model_bytes + b"\0", np.uint8)}
-
-
-class RunCheckpoints:
-    """The `checkpoints/` folder of a run: saves train states and finds the one to go on from."""
-
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        """Opens or makes the folder.
-
-        Args:
-          folder: `WORKDIR/checkpoints`.
-          keep: newest checkpoints kept.
-        """
-        self.folder = folder.absolute()
-        self._keep = keep
-        self._manager = self._open()
-
-    def _open(self) -> ocp.CheckpointManager:
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=True, cleanup_tmp_directories=True
-        )
-        return ocp.CheckpointManager(self.folder, options=options)
-
-    def latest_step(self) -> int | None:
-        """The newest step that was saved whole, or None."""
-        return self._manager.latest_step()
-
-    def save(
-        self,
-        step: int,
-        *,
-        parameters: Any,
-        optimizer: Any,
-        config: T5Config,
-        tokenizer: Tokenizer,
-        encoder_length: int,
-        decoder_length: int,
-        identity: Mapping[str, Any],
-        foreign_config: Mapping[str, Any],
-        base: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Starts writing a checkpoint; returns when the arrays may be overwritten.
-
-        Args:
-          step: optimizer steps taken.
-          parameters: parameter tree, or its adapters where there is a base.
-          optimizer: optimizer state and counters.
-          config: the model's.
-          tokenizer: the one that the data was made with.
-          encoder_length: row length in tokens.
-          decoder_length: row length in tokens.
-          identity: the position in the data, and what must be the same when the run goes on.
-          foreign_config: see `save_model`.
-          base: the model that the parameters adapt, of `model_folder.base_record`, or None.
-
-        Raises:
-          CheckpointError: the disk is full or the folder cannot be written.
-        """
-        fingerprints = {
-            "parameters": fingerprint(parameters),
-            "optimizer": fingerprint(optimizer),
-        }
-        metadata = _metadata(
-            step=step,
-            config=config,
-            tokenizer=tokenizer,
-            encoder_length=encoder_length,
-            decoder_length=decoder_length,
-            fingerprints=fingerprints,
-            identity=identity,
-            parameters=parameters,
-            foreign_config=foreign_config,
-            base=base,
-        )
-        items = ocp.args.Composite(
-            parameters=ocp.args.PyTreeSave(parameters),
-            optimizer=ocp.args.PyTreeSave(optimizer),
-            tokenizer=ocp.args.PyTreeSave(_tokenizer_item(tokenizer)),
-            metadata=ocp.args.JsonSave(metadata),
-        )
-        try:
-            self._manager.save(step, args=items)
-        except Exception as error:
-            raise self._write_error(error) from error
-
-    def wait(self) -> None:
-        """Returns when every started save is on disk.
-
-        Raises:
-          CheckpointError: one of them failed.
-        """
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._write_error(error) from error
-
-    def _write_error(self, error: Exception) -> CheckpointError:
-        # A full disk comes as any of several types, from Python or from TensorStore.
-        return CheckpointError(
-            f"{self.folder}: a checkpoint cannot be written: {first_line(error)}"
-        )
-
-    def close(self) -> None:
-        """Waits for saves and lets the folder go."""
-        self.wait()
-        self._manager.close()
-
-    def newest_metadata(self) -> dict[str, Any] | None:
-        """The metadata of the newest step that has any, for a check before the restore."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return read_metadata(self.folder / str(step))
-            except CheckpointError:
-                continue
-        return None
-
-    def restore_newest(
-        self, target: Mapping[str, Any], *, warn: Callable[[str], None]
-    ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-        """The newest step whose arrays match their fingerprints.
-
-        A step that does not is set aside as `STEP.damaged`, loudly, and the one before is tried.
-
-        Args:
-          target: {"parameters": tree, "optimizer": tree} of ShapeDtypeStructs with shardings.
-          warn: told of every damaged step.
-
-        Returns:
-          (step, {"parameters", "optimizer"}, metadata), or None where there is no checkpoint.
-
-        Raises:
-          CheckpointError: there are checkpoints and none of them verifies.
-        """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            folder = self.folder / str(step)
-            restored, problem = None, ""
-            try:
-                metadata = read_metadata(folder)
-                restored = {
-                    name: restore_item(folder / name, tree, metadata["fingerprints"][name])
-                    for name, tree in target.items()
-                }
-            except DamagedCheckpointError as error:
-                problem = str(error)
-            if restored is not None and _all_processes_agree(not problem):
-                return step, restored, metadata
-            warn(f"WARNING: checkpoint {step} cannot be used: {problem or 'damaged elsewhere'}")
-            self._set_aside(folder)
-        if any(self.folder.glob("*.damaged*")):
-            raise CheckpointError(
-                f"{self.folder}: no checkpoint can be used; the damaged ones are kept as "
-                "STEP.damaged. Move them away to start from step 0, or give another --workdir"
-            )
-        return None
-
-    def _set_aside(self, folder: Path) -> None:
-        if jax.process_index() == 0:
-            others = len(list(folder.parent.glob(f"{folder.name}.damaged*")))
-            suffix = f"-{others + 1}" if others else ""
-            folder.rename(folder.with_name(f"{folder.name}.damaged{suffix}"))
-        # The manager listed its steps when it was opened.
-        self._manager.close()
-        self._manager = self._open()
-
-
-def _all_processes_agree(good: bool) -> bool:
-    if jax.process_count() == 1:
-        return good
-    return bool(multihost_utils.process_allgather(np.asarray(good)).all())
 
 
 def first_line(error: Exception) -> str:
@@ -313,13 +147,50 @@ def restore_item(folder: Path, target: Any, expected: Mapping[str, int]) -> Any:
       DamagedCheckpointError: the files are not those that were written.
       CheckpointError: they cannot be read, or hold another tree.
     """
-    restored = _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
+    restored = read_item(folder, target)
+    check_item(folder, restored, expected)
+    return restored
+
+
+def read_item(folder: Path, target: Any) -> Any:
+    """The arrays of one item; errors as of `restore_item`, but for what the checksums find."""
+    return _restore(folder, target, ocp.checkpoint_utils.construct_restore_args(target))
+
+
+def check_item(folder: Path, restored: Any, expected: Mapping[str, int]) -> None:
+    """Raises a DamagedCheckpointError where arrays have not the expected fingerprints."""
     found = fingerprint(restored)
     wrong = [name for name in expected if found.get(name) != expected[name]]
     if wrong or found.keys() != dict(expected).keys():
         name = (wrong or ["tree"])[0]
         raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
-    return restored
+
+
+def verify_item(folder: Path, expected: Mapping[str, int]) -> int:
+    """Reads every array of an item, one at a time, on the host; returns how many there are.
+
+    Raises:
+      DamagedCheckpointError: the files are not those that were written.
+      CheckpointError: they cannot be read.
+    """
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+    except Exception as error:
+        raise _read_error(folder, error) from error
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    names = [path_name(path) for path, _ in leaves]
+    missing = sorted({*expected} ^ {*names})
+    if missing:
+        raise DamagedCheckpointError(f"{folder} is damaged: {missing[0]} is missing or too much")
+    structure = jax.tree.structure(tree)
+    types = structure.unflatten([ocp.RestoreArgs(restore_type=np.ndarray)] * len(names))
+    for place, name in enumerate(names):
+        # All others are left on disk.
+        item = [0 if other == place else ocp.PLACEHOLDER for other in range(len(names))]
+        restored = _restore(folder, structure.unflatten(item), types)
+        check_item(folder, {name: jax.tree.leaves(restored)[place]}, {name: expected[name]})
+    return len(names)
 
 
 def restore_array(folder: Path, name: str, expected: int) -> np.ndarray:
@@ -352,10 +223,14 @@ def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: boo
         with ocp.PyTreeCheckpointer() as checkpointer:
             return checkpointer.restore(folder.absolute(), args=arguments)
     except Exception as error:
-        # Orbax and TensorStore raise many types, all with long explanations.
-        damaged = any(words in str(error) for words in _DAMAGE)
-        kind = DamagedCheckpointError if damaged else CheckpointError
-        raise kind(f"{folder} cannot be read: {first_line(error)}") from error
+        raise _read_error(folder, error) from error
+
+
+def _read_error(folder: Path, error: Exception) -> CheckpointError:
+    # Orbax and TensorStore raise many types, all with long explanations.
+    damaged = any(words in str(error) for words in _DAMAGE)
+    kind = DamagedCheckpointError if damaged else CheckpointError
+    return kind(f"{folder} cannot be read: {first_line(error)}")
 
 
 def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -432,8 +307,8 @@ def save_model(
         try:
             save_streamed(unfinished / "parameters", tree)
             with ocp.PyTreeCheckpointer() as checkpointer:
-                checkpointer.save(unfinished / "tokenizer", _tokenizer_item(tokenizer))
-            metadata = _metadata(
+                checkpointer.save(unfinished / "tokenizer", tokenizer_item(tokenizer))
+            metadata = checkpoint_metadata(
                 step=step,
                 config=config,
                 tokenizer=tokenizer,

@@ -19,6 +19,7 @@ from instructrec_jax.model.lora import LoraConfig
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding
 from instructrec_jax.training.freezing import Freezing, freezing_problems, pattern_problems
+from instructrec_jax.training.keeping import METRICS
 from instructrec_jax.training.loss import OBJECTIVES
 from instructrec_jax.training.optimizer import FALLING, SCHEDULES, make_optimizer, make_schedule
 
@@ -34,6 +35,7 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("train.label_smoothing", 0),
     ("checkpoint.every", 1),
     ("checkpoint.keep", 1),
+    ("checkpoint.keep_best", 0),
     ("evaluate.every", 0),
     ("evaluate.examples", 0),
     ("evaluate.samples", 0),
@@ -168,6 +170,7 @@ def check(config: ConfigDict, *, device_count: int) -> None:
                 "is frozen; lora.targets chooses where they are"
             )
     problems.extend(_schedule_problems(config))
+    problems.extend(_checkpoint_problems(config))
     for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
         if _get(config, key) >= 1:
             problems.append(f"{key}={_get(config, key)}: must be below 1")
@@ -215,6 +218,28 @@ def _schedule_problems(config: ConfigDict) -> list[str]:
         problems.append(
             f"optimizer.cooldown_steps={cooldown}: more than the {max(between, 0)} steps after the "
             "warm-up"
+        )
+    return problems
+
+
+def _checkpoint_problems(config: ConfigDict) -> list[str]:
+    checkpoint = config.checkpoint
+    problems: list[str] = []
+    if checkpoint.best_metric:
+        _choice(problems, "checkpoint.best_metric", checkpoint.best_metric, METRICS)
+        saves, looks = checkpoint.every, config.evaluate.every
+        if looks <= 0:
+            problems.append("checkpoint.best_metric needs validation: evaluate.every=0 has none")
+        elif saves > 0 and saves % looks and looks % saves:
+            problems.append(
+                f"checkpoint.best_metric needs checkpoints that were validated: "
+                f"checkpoint.every={saves} and evaluate.every={looks} rarely meet; make one a "
+                "multiple of the other"
+            )
+    elif checkpoint.keep_best > 0:
+        problems.append(
+            f"checkpoint.keep_best={checkpoint.keep_best}: give checkpoint.best_metric, one of "
+            + ", ".join(METRICS)
         )
     return problems
 

@@ -16,12 +16,12 @@ from instructrec_jax.data.pipeline import training_batches
 from instructrec_jax.errors import DivergedError, Preempted
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import RunCheckpoints
 from instructrec_jax.training.checks import freezing_of, optimizer_and_schedule
 from instructrec_jax.training.freezing import Freezing
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.preparation import RunData
 from instructrec_jax.training.reporting import Clock, Reporter
+from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.step import (
     StepSettings,
     TrainState,
@@ -268,6 +268,7 @@ class Loop:
                 mesh=self._run.mesh,
             )
             self._reporter.record("validation", step, **figures)
+            self._checkpoints.note_figures(step, figures)
             self._reporter.say(
                 f"validation at step {step}: loss a token {figures['loss_per_token']:.4f}, "
                 f"a sequence {figures['loss_per_sequence']:.3f}, token accuracy "
@@ -289,12 +290,10 @@ class Loop:
         if step == self._checkpoints.latest_step():
             return
         config = self._run.config
-        items = checkpoint_items(state, self._run.model)
         with self._clock.measure("save"):
             self._checkpoints.save(
                 step,
-                parameters=items["parameters"],
-                optimizer=items["optimizer"],
+                items=checkpoint_items(state, self._run.model),
                 config=self._run.model,
                 tokenizer=self._run.data.tokenizer,
                 encoder_length=config.data.encoder_length,

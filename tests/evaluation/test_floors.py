@@ -1,16 +1,19 @@
 """Floors counted by hand."""
 
+from dataclasses import replace
+
 from instructrec_jax.evaluation.floors import (
     EVALUATED_EXAMPLES,
     FLOORS,
     TRAIN_SPLIT,
     FrequentTarget,
+    copy_demonstration,
     copy_first_line,
     copy_input,
     most_frequent_target,
     most_frequent_targets,
 )
-from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.example import Demonstration, InstructionExample
 
 
 def example(
@@ -37,9 +40,13 @@ def test_counted_on_the_train_split_of_the_task():
         example("other", "green"),
     ]
     frequent = most_frequent_targets(test, train)
-    assert frequent == {
-        "colour": FrequentTarget(target="red", count=2, counted=3, counted_on=TRAIN_SPLIT)
+    assert frequent["colour"].to_record() == {
+        "target": "red",
+        "count": 2,
+        "counted": 3,
+        "counted_on": TRAIN_SPLIT,
     }
+    assert sorted(target for _, target in frequent["colour"].drawn) == ["blue", "red", "red"]
 
 
 def test_held_out_task_is_counted_on_the_evaluated_examples():
@@ -50,13 +57,13 @@ def test_held_out_task_is_counted_on_the_evaluated_examples():
         example("seen", "x"),
     ]
     frequent = most_frequent_targets(test, [example("seen", "y")])
-    assert frequent["unseen"] == FrequentTarget("b", 2, 3, EVALUATED_EXAMPLES)
-    assert frequent["seen"] == FrequentTarget("y", 1, 1, TRAIN_SPLIT)
+    found = {task: tuple(each.to_record().values()) for task, each in frequent.items()}
+    assert found == {"unseen": ("b", 2, 3, EVALUATED_EXAMPLES), "seen": ("y", 1, 1, TRAIN_SPLIT)}
 
 
 def test_no_train_split_and_ties_go_to_the_alphabet():
     frequent = most_frequent_targets([example("t", "b"), example("t", "a")], ())
-    assert frequent["t"] == FrequentTarget("a", 1, 2, EVALUATED_EXAMPLES)
+    assert tuple(frequent["t"].to_record().values()) == ("a", 1, 2, EVALUATED_EXAMPLES)
 
 
 def test_answers():
@@ -69,7 +76,22 @@ def test_answers():
         "copy_input",
         "copy_first_line",
         "most_frequent_target",
+        "copy_demonstration",
     ]
+
+
+def test_a_demonstration_that_is_shown_or_could_have_been():
+    shown = replace(
+        example("t", "target"),
+        demonstrations=(Demonstration("Do it.", "a", "first"), Demonstration("Do it.", "b", "no")),
+    )
+    assert copy_demonstration(shown, {}) == "first"
+    own = example("t", "target")
+    others = (("t/other", "another"), (own.id, "its own"))
+    known = {"t": FrequentTarget("x", 1, 2, EVALUATED_EXAMPLES, drawn=others)}
+    assert copy_demonstration(own, known) == "another"
+    alone = {"t": FrequentTarget("x", 1, 1, EVALUATED_EXAMPLES, drawn=others[1:])}
+    assert copy_demonstration(own, alone) == ""
 
 
 def test_first_line_is_the_first_that_is_not_blank():

@@ -4,9 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import sacrebleu
 
 from instructrec_jax.evaluation.floors import copy_input, most_frequent_targets
-from instructrec_jax.evaluation.metrics import METRICS, corpus_chrf
+from instructrec_jax.evaluation.metrics import LOSSES, METRICS
 from instructrec_jax.evaluation.protocol import (
     Answer,
     choose_examples,
@@ -34,6 +35,7 @@ EXAMPLES = [
     example(7, "unseen", "task", references=("Another answer.",)),
     example(8, "loose", ""),
 ]
+TEXT_METRICS = [metric.name for metric in METRICS][:6]
 FREQUENT = most_frequent_targets(EXAMPLES, ())
 
 
@@ -53,10 +55,12 @@ def test_perfect_model_is_perfect_everywhere_and_beats_the_floors():
     )
     groups = groups_of(evaluation.figures) + list(evaluation.figures["macro"].values())
     for group in groups:
-        for metric in METRICS:
-            assert group["model"][metric.name] == 1.0
+        assert set(group["model"]) == {*LOSSES, *TEXT_METRICS}
+        for name in TEXT_METRICS:
+            assert group["model"][name] == pytest.approx(1.0)
+            assert group["intervals"][name] == pytest.approx([1.0, 1.0])
     for prediction in evaluation.predictions:
-        assert [prediction[metric.name] for metric in METRICS] == [1.0, 1.0, 1.0]
+        assert [prediction[name] for name in TEXT_METRICS] == pytest.approx([1.0] * 6)
     # Counted on the answers themselves, the most frequent target is right now and then: that few
     # examples do not tell a perfect model from it. A tie is no win either.
     assert [group["beats_floors"] for group in groups_of(evaluation.figures)] == [
@@ -103,8 +107,9 @@ def test_copying_model_equals_the_copy_floor_exactly_and_never_beats():
     answers = [answer(copy_input(each, FREQUENT)) for each in EXAMPLES]
     figures = evaluate_answers(examples=EXAMPLES, answers=answers, frequent=FREQUENT).figures
     for group in groups_of(figures) + list(figures["macro"].values()):
-        for metric in METRICS:
-            assert group["model"][metric.name] == group["floors"]["copy_input"][metric.name]
+        assert set(group["floors"]["copy_input"]) == set(TEXT_METRICS)
+        for name in TEXT_METRICS:
+            assert group["model"][name] == group["floors"]["copy_input"][name]
     assert not any(group["beats_floors"] for group in groups_of(figures))
     assert figures["summary"]["tasks_beating_floors"] == 0
     assert figures["summary"]["groups_beating_floors"] == 0
@@ -131,9 +136,10 @@ def test_losses_macro_and_summary_by_hand():
     assert macro["model"]["loss_per_sequence"] == (4.0 + 1.0) / 2
     assert macro["floors"]["copy_input"]["chrf"] == pytest.approx(
         sum(
-            corpus_chrf(
-                [copy_input(each, FREQUENT) for each in group], [[each.target] for each in group]
-            )
+            sacrebleu.corpus_chrf(
+                [copy_input(each, FREQUENT) for each in group], [[each.target for each in group]]
+            ).score
+            / 100
             for group in (EXAMPLES[:3], EXAMPLES[5:7])
         )
         / 2
@@ -148,11 +154,8 @@ def test_losses_macro_and_summary_by_hand():
         "examples": 9,
     }
     assert list(figures["macro"]) == ["document", "phrasing", "task", "all"]
-    assert set(document["model"]) == {
-        "loss_per_token",
-        "loss_per_sequence",
-        *(metric.name for metric in METRICS),
-    }
+    low, high = document["intervals"]["loss_per_token"]
+    assert 1 <= low <= 1.5 <= high <= 2
 
 
 def test_a_reference_other_than_the_target_counts():
@@ -213,3 +216,46 @@ def test_choosing_keeps_order_and_counts_per_group():
 def test_one_answer_for_each_example():
     with pytest.raises(ValueError, match="9 examples and 1 answers"):
         evaluate_answers(examples=EXAMPLES, answers=[answer("?")], frequent=FREQUENT)
+
+
+def test_options_code_and_another_primary_metric():
+    examples = [
+        replace(
+            example(i, "judge", "document"), target="yes" if i % 2 else "no", options=("yes", "no")
+        )
+        for i in range(40)
+    ]
+    answers = [answer(each.target if i != 7 else "maybe") for i, each in enumerate(examples)]
+    frequent = most_frequent_targets(examples, ())
+
+    def passes(examples, outputs):
+        return [None if i % 4 else output == "no" for i, output in enumerate(outputs)]
+
+    evaluation = evaluate_answers(
+        examples=examples,
+        answers=answers,
+        frequent=frequent,
+        untrained=["x"] * 40,
+        passes=passes,
+        primary="accuracy",
+    )
+    group = evaluation.figures["tasks"]["judge"]["document"]
+    assert group["model"]["accuracy"] == 39 / 40
+    # yes: 19 right, 1 missed; no: 20 right.
+    assert group["model"]["macro_f1"] == pytest.approx((38 / 39 + 1) / 2)
+    assert group["model"]["pass_rate"] == 1.0
+    assert group["floors"]["untrained"]["accuracy"] == 0
+    assert group["floors"]["most_frequent_target"]["accuracy"] == 0.5
+    assert group["primary_metric"] == evaluation.figures["primary_metric"] == "accuracy"
+    assert group["verdict"] == "above"
+    assert evaluation.predictions[7]["accuracy"] == 0.0
+    assert [each["passed"] for each in evaluation.predictions[:5]] == [True, None, None, None, True]
+    # Examples without options leave chrF to decide.
+    mixed = evaluate_answers(
+        examples=[*examples, *EXAMPLES],
+        answers=[*answers, *(answer("?") for _ in EXAMPLES)],
+        frequent=most_frequent_targets([*examples, *EXAMPLES], ()),
+        primary="accuracy",
+    ).figures
+    assert mixed["primary_metric"] == "chrf"
+    assert mixed["macro"]["document"]["model"]["accuracy"] == 39 / 40

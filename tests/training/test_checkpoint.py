@@ -11,9 +11,10 @@ import pytest
 from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.errors import CheckpointError
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import RunCheckpoints, save_model
+from instructrec_jax.training.checkpoint import save_model
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.model_folder import load_model
+from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.step import initial_state, state_shardings
 
 
@@ -42,7 +43,7 @@ def saved(tmp_path, tiny_config, tokenizer, state):
         values = jax.tree.map(lambda leaf, factor=step: leaf * factor, item(state))
         checkpoints.save(
             step,
-            **values,
+            items=values,
             config=tiny_config,
             tokenizer=tokenizer,
             encoder_length=12,
@@ -62,9 +63,9 @@ def restore(folder: Path, state, sizes, warn=print):
         shapes,
         state_shardings(shapes, mesh),
     )
-    checkpoints = RunCheckpoints(folder / "checkpoints", keep=2)
+    checkpoints = RunCheckpoints(folder / "checkpoints", keep=2, warn=warn)
     try:
-        return checkpoints.restore_newest(item(target), warn=warn)
+        return checkpoints.restore_newest(item(target))
     finally:
         checkpoints.close()
 

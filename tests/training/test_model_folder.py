@@ -26,7 +26,6 @@ from instructrec_jax.model.lora import LoraConfig, merge_adapters
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.train import train
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checkpoint import RunCheckpoints
 from instructrec_jax.training.freezing import ADAPTERS_ONLY, split
 from instructrec_jax.training.host_parameters import parameter_types, read_parameter
 from instructrec_jax.training.interruption import StopRequest
@@ -36,6 +35,7 @@ from instructrec_jax.training.model_folder import (
     open_model,
     read_parameters,
 )
+from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.sharding import path_name
 
 PROMPTS = ["line 3: count 9 words", "count 16 words"]
@@ -179,7 +179,7 @@ def test_train_starts_from_it_and_exports_in_its_name(folders, dataset, tmp_path
         "init": str(tmp_path / "hf"),
         "train.steps": "1",
         "train.batch_size": "8",
-        "train.tensorboard": "false",
+        "train.trackers": "()",
         "optimizer.learning_rate": "0.0",
         "data.encoder_length": "32",
         "data.decoder_length": "8",
@@ -215,8 +215,7 @@ def test_adapters_are_merged_as_they_are_read(folders, tmp_path):
     checkpoints = RunCheckpoints(tmp_path / "run" / "checkpoints", keep=1)
     checkpoints.save(
         3,
-        parameters=adapters,
-        optimizer={"count": np.zeros((), np.int32)},
+        items={"parameters": adapters, "optimizer": {"count": np.zeros((), np.int32)}},
         config=config,
         tokenizer=base.tokenizer,
         encoder_length=12,

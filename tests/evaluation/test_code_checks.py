@@ -1,0 +1,141 @@
+"""Code of answers, run under guard: what passes, what does not, and what is never run."""
+
+import pytest
+
+from instructrec_jax.evaluation.code_checks import CHECKS, checks_of, doctest_assertions, passes
+from instructrec_jax.evaluation.guarded_code import assertions_of, code_of, holding, outcomes
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.execution import Sandbox
+
+RIGHT = "def add(a, b):\n    if a > 3:\n        return a + b\n    return a - b"
+WRONG = RIGHT.replace("a + b", "a * b")
+CASES = {
+    "repair_function": (
+        f"{WRONG}\n\nassert add(4, 2) == 6",
+        RIGHT,
+        ["def add(a, b):\n    return 6", f"```python\n{RIGHT}\n```"],
+        [WRONG, "", "add", "import os\ndef add(a, b):\n    return 6"],
+    ),
+    "write_tests": (
+        RIGHT,
+        "assert add(4, 2) == 6\nassert add(1, 2) == -1\nassert add(3, 2) == 1",
+        ["assert add(9, 2) == 11"],
+        # Wrong; true of every change; nothing; something else than assertions.
+        ["assert add(4, 2) == 7", "assert True", "", "add = 1\nassert add"],
+    ),
+    "complete_test": (
+        f"{RIGHT}\n\nassert add(4, 2) == 6\nassert add(1, 2) == ____",
+        "-1",
+        [" -1\n", "-1.0"],
+        ["1", "____", "add(1, 2)", "-1 or True"],
+    ),
+    "expose_bug": (
+        f"Before:\n{RIGHT}\n\nAfter:\n{WRONG}",
+        "add(4, 2) gives 6 before and 8 after.",
+        ["add(5, 1) gives 6 before and 5 after."],
+        [
+            "add(1, 2) gives -1 before and -1 after.",
+            "add(5, 1) gives 6 before and 6 after.",
+            "add(5, add(1, 1)) gives 5 before and 0 after.",
+            "?",
+        ],
+    ),
+    "predict_input": (
+        f"{RIGHT}\n\nResult: 6",
+        "add(4, 2)",
+        ["add(b=1, a=5)"],
+        ["add(1, 2)", "6", "len('abcdef') and 6"],
+    ),
+    "write_body": (
+        'def add(a, b):\n    """Add.\n\n    >>> add(1, 2)\n    3\n    """',
+        "    return a + b",
+        ["    total = a + b\n    return total"],
+        ["    return a - b", "return a + b", "    import os\n    return a + b"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox():
+    with Sandbox(seconds=1.0) as sandbox:
+        yield sandbox
+
+
+def example(task, **changes):
+    material, target, *_ = CASES[task]
+    fields = {"instruction": "Do it.", "input": material, "target": target, **changes}
+    return InstructionExample(id=task, task=task, **fields)
+
+
+@pytest.mark.parametrize("task", CHECKS)
+def test_what_passes_and_what_does_not(task, sandbox):
+    _, target, good, bad = CASES[task]
+    asked = example(task)
+    checks = checks_of([asked], sandbox)
+    outputs = [target, *good, *bad]
+    found = passes([asked] * len(outputs), outputs, sandbox, checks)
+    assert found == [True] * (1 + len(good)) + [False] * len(bad)
+
+
+def test_examples_without_what_is_needed_have_no_check(sandbox):
+    examples = [
+        # The target itself does not pass: what it needs is not there.
+        example("repair_function", target="def add(a, b):\n    return os.getpid()"),
+        example("write_tests", target="no assertions"),
+        example("write_body", input='def add(a, b):\n    """Add."""'),
+        InstructionExample(id="x", task="summarise", instruction="", input="x", target="y"),
+    ]
+    for each in examples:
+        assert checks_of([each], sandbox) == {}
+    assert passes(examples[:1], ["x"], sandbox, {}) == [None]
+
+
+def test_material_inside_the_instruction(sandbox):
+    material, *_ = CASES["repair_function"]
+    inside = example("repair_function", instruction=f"Fix {material}", input="", material=material)
+    assert list(checks_of([inside], sandbox)) == ["repair_function"]
+
+
+def test_hostile_code_is_refused_or_ends(sandbox, tmp_path):
+    mark = tmp_path / "mark"
+    hostile = [
+        f"open({str(mark)!r}, 'w').write('x')",
+        f"import os\nos.mkdir({str(mark)!r})",
+        f"__import__('os').mkdir({str(mark)!r})",
+        "().__class__.__base__.__subclasses__()",
+        "from os import system",
+        "import math\nmath._x",
+    ]
+    for code in hostile:
+        assert holding(sandbox, code, ["assert True"]) == [False]
+        assert not mark.exists()
+    (outcome,) = outcomes(sandbox, "def f():\n    while True:\n        pass", ["f()"])
+    assert outcome.kind == "steps"
+
+
+def test_honest_imports_and_annotations(sandbox):
+    source = (
+        "from typing import List\nimport math as m\nfrom collections import Counter\n"
+        "import string\n\n"
+        "def f(words: List[str], n: int = 2) -> List[str]:\n"
+        "    found: List[str] = []\n    rest: int\n"
+        "    from re import sub\n"
+        "    for word, count in Counter(words).items():\n"
+        "        if count == m.floor(n):\n"
+        "            found.append(sub('x', string.digits[0], word))\n"
+        "    return found\n"
+    )
+    (outcome,) = outcomes(sandbox, source, ["f(['ax', 'b', 'ax'])"])
+    assert (outcome.kind, outcome.text) == ("ok", "['a0']")
+
+
+def test_reading_code():
+    assert code_of("Here:\n```py\nx = 1\n```\nDone") == "x = 1\n"
+    assert code_of("```\nx = 1") == "x = 1"
+    assert code_of("    return 1") == "    return 1"
+    assert assertions_of("assert a == 1\nassert b, 'why'") == ["assert a == 1", "assert b, 'why'"]
+    assert assertions_of("def") is None
+    session = (
+        "A.\n\n>>> f(1)\n2\n>>> print(3)\n3\n>>> f(0)\nTraceback (most recent call last):\nE\n"
+    )
+    assert doctest_assertions(session)[:1] == ["assert (f(1)) == (2)"]
