@@ -150,6 +150,8 @@ def _data() -> ConfigDict:
     data.over_length = "drop"
     # Rows kept open while packing; more fill better and plan slower.
     data.open_bins = 64
+    # Examples in a packed row at most; 0 = as many as fit.
+    data.max_segments = 0
     # How often each task is drawn: "proportional" (to its examples, at most mixture_cap, 0 = no
     # cap), "temperature" (proportional rates to the power 1 / mixture_temperature), or "explicit"
     # (mixture_rates: {"task": rate, ...}; on the command line --config.data.mixture_rates.TASK=2).
@@ -157,6 +159,10 @@ def _data() -> ConfigDict:
     data.mixture_cap = 0
     data.mixture_temperature = 1.0
     data.mixture_rates = ConfigDict()
+    # Explicit rates from some epochs on, epochs counted from 0, in place of `mixture`, which then
+    # tells of the epochs before: ((2, {"task": rate, ...}), (5, {...})). A phase draws nothing of
+    # tasks that it does not name.
+    data.mixture_schedule = ()
     # Share of train examples that are shown 1 to most_demonstrations solved questions of their
     # task, where the dataset brings none. What does not fit encoder_length is left out and counted.
     data.demonstrations = 0.0

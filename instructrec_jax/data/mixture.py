@@ -4,10 +4,12 @@ Rates are met by counts (largest remainder), not by chance. Which examples fill 
 order.py.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from instructrec_jax.errors import ConfigError, nearest
 
@@ -42,47 +44,8 @@ def mixture_phases(
 ) -> tuple[Phase, ...]:
     """The mixture of every epoch: the one of the settings, then those of the schedule.
 
-    Args:
-        sizes: examples that each task has.
-        mixture, cap, temperature, rates, max_examples: see `epoch_counts`.
-        schedule: (first epoch, rates) pairs in the order of epochs: from that epoch on, the mixture
-            is "explicit" with these rates.
-
-    Raises:
-        ConfigError: as `epoch_counts`; or a schedule whose epochs do not rise from 1 or more.
-    """
-    phases = []
-    key, epoch = "data.mixture_rates", 0
-    settings = {"mixture": mixture, "temperature": temperature, "rates": rates}
-    for number in range(len(schedule) + 1):
-        if number:
-            first, scheduled = schedule[number - 1]
-            key = f"data.mixture_schedule, epoch {first}"
-            if first <= epoch:
-                raise ConfigError(
-                    f"data.mixture_schedule: epoch {first} after {epoch}: first epochs must rise, "
-                    "from 1 on (data.mixture tells of epoch 0)"
-                )
-            epoch, settings = first, {"mixture": "explicit", "rates": scheduled}
-        counts = epoch_counts(sizes, cap=cap, max_examples=max_examples, key=key, **settings)
-        weights = _weights(sizes, cap=cap, **settings)
-        total = sum(weights.values())
-        asked = {task: weight / total for task, weight in weights.items()}
-        phases.append(Phase(epoch, asked, counts))
-    return tuple(phases)
-
-
-def epoch_counts(
-    sizes: Mapping[str, int],
-    *,
-    mixture: str,
-    cap: int = 0,
-    temperature: float = 1.0,
-    rates: Rates = (),
-    max_examples: int = 0,
-    key: str = "data.mixture_rates",
-) -> dict[str, int]:
-    """Examples of each task in an epoch.
+    An epoch has the sum of min(size, cap) over the tasks that take part, or `max_examples` where
+    that is less.
 
     Args:
         sizes: examples that each task has.
@@ -92,18 +55,69 @@ def epoch_counts(
         cap: 0 = none (T5's examples-proportional mixing, Raffel et al., 2020, section 3.5.2).
         temperature: at 1 as "proportional", towards infinity equal rates.
         rates: (task, rate) pairs; they need not add up to 1.
-        max_examples: bound on the sum, 0 = none.
-        key: what errors call the rates.
-
-    Returns:
-        Counts in the order of `sizes`. They add up to the sum of min(size, cap) over the tasks
-        that take part, or to `max_examples` where that is less.
+        max_examples: bound on the examples of an epoch, 0 = none.
+        schedule: (first epoch, rates) pairs in the order of epochs: from that epoch on, the mixture
+            is "explicit" with these rates.
 
     Raises:
-        ConfigError: unknown mixture or task, or a rate, cap or temperature that makes no sense.
+        ConfigError: unknown mixture or task, a rate, cap or temperature that makes no sense, or a
+            schedule whose epochs do not rise from 1 or more.
     """
-    _check(sizes, mixture=mixture, cap=cap, temperature=temperature, rates=rates, key=key)
-    weights = _weights(sizes, mixture=mixture, cap=cap, temperature=temperature, rates=rates)
+    _check_epochs([first for first, _ in schedule])
+    settings = [(0, mixture, rates, "data.mixture_rates")]
+    settings += [(e, "explicit", r, f"data.mixture_schedule, epoch {e}") for e, r in schedule]
+    phases = []
+    for first, name, own, key in settings:
+        _check(sizes, mixture=name, cap=cap, temperature=temperature, rates=own, key=key)
+        weights = _weights(sizes, mixture=name, cap=cap, temperature=temperature, rates=own)
+        counts = _counts(sizes, weights, cap=cap, max_examples=max_examples)
+        total = sum(weights.values())
+        asked = {task: weight / total for task, weight in weights.items()}
+        phases.append(Phase(first, asked, counts))
+    return tuple(phases)
+
+
+def _check_epochs(firsts: Sequence[int]) -> None:
+    for before, first in itertools.pairwise([0, *firsts]):
+        if first <= before:
+            raise ConfigError(
+                f"data.mixture_schedule: epoch {first} after {before}: first epochs must rise, "
+                "from 1 on (data.mixture tells of epoch 0)"
+            )
+
+
+def schedule_of(value: Any) -> tuple[tuple[int, tuple[tuple[str, float], ...]], ...]:
+    """The schedule of `mixture_phases` from what a config holds: (first epoch, {task: rate}) pairs.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    form = "must be like ((2, {'task': 1.0}), (5, {'task': 2.0})), with a comma after a lone pair"
+    phases = []
+    for entry in value:
+        match entry:
+            case (int(first), dict(rates)) if not isinstance(first, bool):
+                phases.append((first, rates))
+            case _:
+                raise ConfigError(f"data.mixture_schedule={value}: {form}")
+    for first, rates in phases:
+        for task, rate in rates.items():
+            if (
+                isinstance(rate, bool)
+                or not isinstance(rate, int | float)
+                or not 0 <= rate < math.inf
+            ):
+                raise ConfigError(
+                    f"data.mixture_schedule, epoch {first}: {task}={rate}: must be a number of 0 "
+                    "or more"
+                )
+    return tuple((first, tuple(sorted(rates.items()))) for first, rates in phases)
+
+
+def _counts(
+    sizes: Mapping[str, int], weights: Mapping[str, float], *, cap: int, max_examples: int
+) -> dict[str, int]:
+    """Examples of each task in an epoch, in the order of `sizes`."""
     capped = _capped(sizes, cap)
     total = sum(size for task, size in capped.items() if weights[task] > 0)
     if max_examples:

@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from instructrec_jax.data.mixture import schedule_of
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
@@ -41,11 +42,23 @@ class RunData:
     def identity(self, config: ConfigDict) -> dict[str, Any]:
         """What decides the batches of a run; kept in every checkpoint."""
         return {
+            # Holds all that follows, and how rows are planned, without a name for it.
             "plan": self.training.sha256,
             "dataset": self.training_cache.sha256,
-            "batch_size": config.train.batch_size,
+            "train.batch_size": config.train.batch_size,
             "seed": config.seed,
-            "mixture": config.data.mixture,
+            "data.encoder_length": config.data.encoder_length,
+            "data.decoder_length": config.data.decoder_length,
+            "data.open_bins": config.data.open_bins,
+            "data.max_segments": config.data.max_segments,
+            "data.mixture": config.data.mixture,
+            "data.mixture_cap": config.data.mixture_cap,
+            "data.mixture_temperature": config.data.mixture_temperature,
+            "data.mixture_rates": config.data.mixture_rates.to_dict(),
+            # As JSON gives it back: with lists for tuples.
+            "data.mixture_schedule": [
+                [first, dict(rates)] for first, rates in self.training.config.mixture_schedule
+            ],
         }
 
 
@@ -103,10 +116,12 @@ def _training_plan(config: ConfigDict, cache: TokenCache) -> PackingPlan:
             batch_size=config.train.batch_size,
             seed=config.seed,
             open_bins=config.data.open_bins,
+            max_segments=config.data.max_segments,
             mixture=config.data.mixture,
             mixture_cap=config.data.mixture_cap,
             mixture_temperature=config.data.mixture_temperature,
             mixture_rates=tuple(sorted(config.data.mixture_rates.items())),
+            mixture_schedule=schedule_of(config.data.mixture_schedule),
             shuffle=True,
         ),
     )
@@ -119,6 +134,7 @@ def _validation_plan(config: ConfigDict, cache: TokenCache) -> PackingPlan:
             encoder_length=config.data.encoder_length,
             decoder_length=config.data.decoder_length,
             batch_size=config.train.batch_size,
+            max_segments=config.data.max_segments,
             max_examples=config.evaluate.examples,
             shuffle=False,
         ),

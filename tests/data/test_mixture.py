@@ -3,10 +3,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_jax.data.mixture import epoch_counts, largest_remainder, mixture_phases
+from instructrec_jax.data.mixture import largest_remainder, mixture_phases, schedule_of
 from instructrec_jax.errors import ConfigError
 
 SIZES = {"summarise": 600, "translate": 300, "classify": 100}
+
+
+def epoch_counts(sizes, **settings):
+    [phase] = mixture_phases(sizes, **settings)
+    return phase.counts
 
 
 def test_proportional_is_every_example_once():
@@ -127,6 +132,28 @@ def test_schedules_without_meaning_are_refused(schedule, message):
 def test_settings_without_meaning_are_refused(settings_, message):
     with pytest.raises(ConfigError, match=message):
         epoch_counts(SIZES, **settings_)
+
+
+def test_a_schedule_of_a_config():
+    given = ((2, {"b": 1, "a": 0.5}), [5, {"b": 2}])
+    assert schedule_of(given) == ((2, (("a", 0.5), ("b", 1))), (5, (("b", 2),)))
+    assert schedule_of(()) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((2, {"a": 1.0}), "a comma after a lone pair"),
+        ((("2", {"a": 1.0}),), "must be like"),
+        (((2, 0.5),), "must be like"),
+        (((2, {"a": "x"}),), "epoch 2: a=x: must be a number"),
+        (((2, {"a": float("nan")}),), "a=nan: must be a number"),
+        (((2, {"a": -1}),), "a=-1: must be a number"),
+    ],
+)
+def test_a_schedule_that_is_none_is_told(given, message):
+    with pytest.raises(ConfigError, match=message):
+        schedule_of(given)
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-3, 1e300])

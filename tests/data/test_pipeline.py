@@ -10,6 +10,16 @@ from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.errors import ConfigError
 
 CONFIG = PlanConfig(encoder_length=64, decoder_length=24, batch_size=8, seed=5)
+# All that changes rows: a cap, a mixture by epoch, blocks smaller than an epoch.
+FULL = dataclasses.replace(
+    CONFIG,
+    max_segments=3,
+    mixture="temperature",
+    mixture_cap=150,
+    mixture_temperature=2.0,
+    mixture_schedule=((1, (("classify", 1.0), ("translate", 3.0))),),
+    block_examples=100,
+)
 
 
 def batches(plan, start, stop, index=0, count=1):
@@ -136,11 +146,15 @@ def test_equals_packing_by_hand(make_cache, examples, batch_size):
 
 @pytest.mark.parametrize("hosts", [2, 4, 8])
 def test_any_number_of_hosts_sees_the_same_global_batches(instruction_cache, hosts):
-    alone = batches(PackingPlan(instruction_cache, CONFIG), 0, 5)
-    parts = [
-        batches(PackingPlan(instruction_cache, CONFIG), 0, 5, host, hosts) for host in range(hosts)
-    ]
-    for step in range(5):
+    # The first steps, and some of the second phase of a mixture.
+    for config, first in ((CONFIG, 0), (FULL, 30)):
+        _check_hosts(instruction_cache, config, first, first + 4, hosts)
+
+
+def _check_hosts(cache, config, first, last, hosts):
+    alone = batches(PackingPlan(cache, config), first, last)
+    parts = [batches(PackingPlan(cache, config), first, last, host, hosts) for host in range(hosts)]
+    for step in range(last - first):
         joined = {
             name: np.concatenate([parts[host][step][name] for host in range(hosts)])
             for name in FEATURES
@@ -151,11 +165,14 @@ def test_any_number_of_hosts_sees_the_same_global_batches(instruction_cache, hos
 def test_resumed_run_sees_what_an_uninterrupted_one_does(instruction_cache, monkeypatch):
     monkeypatch.setattr("instructrec_jax.data.pipeline._MINIMUM_STEPS", (1, 4))
     steps = 70
-    whole = batches(PackingPlan(instruction_cache, CONFIG), 0, steps)
+    plan = PackingPlan(instruction_cache, FULL)
+    whole = batches(plan, 0, steps)
     assert len(whole) == steps
-    assert PackingPlan(instruction_cache, CONFIG).epoch_of_step(steps - 1) >= 1
+    assert plan.epoch_of_step(steps - 1) >= 2
     for start in (1, 37, steps - 1):
-        rest = batches(PackingPlan(instruction_cache, CONFIG), start, steps)
+        resumed_plan = PackingPlan(instruction_cache, FULL)
+        assert resumed_plan.open_at(plan.bookmark(start)) or start == 1
+        rest = batches(resumed_plan, start, steps)
         assert len(rest) == steps - start
         for resumed, uninterrupted in zip(rest, whole[start:], strict=True):
             assert_same(resumed, uninterrupted)

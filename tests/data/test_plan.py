@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -36,6 +37,81 @@ def test_steps_are_the_epochs_one_after_another(instruction_cache):
     last_of_first = (len(plan.epoch_rows(0)) - 1) // 8
     steps = (0, last_of_first, last_of_first + 1)
     assert [plan.epoch_of_step(step) for step in steps] == [0, 0, 1]
+
+
+# Blocks of 250 examples, and epochs of 2,000, then of 700 or so.
+BLOCKS = dataclasses.replace(
+    CONFIG,
+    block_examples=250,
+    max_segments=4,
+    mixture_schedule=((2, (("classify", 1.0), ("translate", 2.0))),),
+)
+
+
+def test_blocks_make_up_their_epoch(instruction_cache):
+    plan = PackingPlan(instruction_cache, BLOCKS)
+    assert [plan.block_count(epoch) for epoch in (0, 1, 2)] == [8, 8, 5]
+    for epoch in (0, 2):
+        rows = plan.epoch_rows(epoch)
+        assert np.diff(rows.offsets).max() <= 4
+        parts = [
+            as_lists(plan.block_rows(epoch, block)) for block in range(plan.block_count(epoch))
+        ]
+        assert [row for part in parts for row in part] == as_lists(rows)
+        assert len(rows.examples) == plan.epoch_size(epoch)
+    np.testing.assert_array_equal(np.sort(plan.epoch_rows(0).examples), np.arange(2_000))
+    counts = np.bincount(instruction_cache.task_ids[plan.epoch_rows(2).examples])
+    assert dict(zip(instruction_cache.tasks, counts, strict=False)) == {
+        task: count for task, count in plan.phases[1].counts.items() if task != "summarise"
+    } | {"summarise": 0}
+
+
+def test_blocks_pack_nearly_as_well_as_whole_epochs(instruction_cache):
+    whole = PackingPlan(instruction_cache, CONFIG).statistics(0)
+    blocks = PackingPlan(instruction_cache, dataclasses.replace(CONFIG, block_examples=1_000))
+    reckoned = blocks.statistics(0)
+    assert reckoned["examples"] == 2_000
+    assert reckoned["rows"] == pytest.approx(len(blocks.epoch_rows(0)), rel=0.02)
+    assert reckoned["rows"] == pytest.approx(whole["rows"], rel=0.03)
+
+
+def test_a_bookmark_finds_its_block_without_those_before(instruction_cache, monkeypatch):
+    plan = PackingPlan(instruction_cache, BLOCKS)
+    last = 150
+    whole = as_lists(plan.rows_for_steps(0, last))
+    assert plan.epoch_of_step(last - 1) >= 1
+    planned = []
+    plan_block = PackingPlan._plan_block
+    monkeypatch.setattr(
+        PackingPlan,
+        "_plan_block",
+        lambda self, place: planned.append(place) or plan_block(self, place),
+    )
+    monkeypatch.setattr(PackingPlan, "_start_ahead", lambda self, place: None)
+    for step in (0, 60, last - 1):
+        resumed = PackingPlan(instruction_cache, BLOCKS)
+        # As a checkpoint's JSON gives it back.
+        assert resumed.open_at(json.loads(json.dumps(plan.bookmark(step))))
+        planned.clear()
+        assert as_lists(resumed.rows_for_steps(step, step + 1)) == whole[8 * step : 8 * step + 8]
+        assert len(planned) <= 2
+        # What lies before it is found too.
+        assert as_lists(resumed.rows_for_steps(1, 3)) == whole[8:24]
+        assert as_lists(resumed.rows_for_steps(step, last)) == whole[8 * step :]
+
+
+def test_a_bookmark_is_taken_only_if_it_is_whole_and_of_this_plan(instruction_cache):
+    plan = PackingPlan(instruction_cache, BLOCKS)
+    expected = as_lists(plan.rows_for_steps(100, 101))
+    bookmark = plan.bookmark(100)
+    assert bookmark["row"] > 0
+    other = PackingPlan(instruction_cache, dataclasses.replace(BLOCKS, seed=6))
+    assert not other.open_at(bookmark)
+    resumed = PackingPlan(instruction_cache, BLOCKS)
+    spoilt = [None, {}, 7, {**bookmark, "row": bookmark["row"] + 1}, {**bookmark, "block": "x"}]
+    spoilt.append({key: value for key, value in bookmark.items() if key != "check"})
+    assert not any(resumed.open_at(each) for each in spoilt)
+    assert as_lists(resumed.rows_for_steps(100, 101)) == expected
 
 
 def test_early_epochs_are_planned_again_when_asked_for(instruction_cache):
@@ -136,10 +212,26 @@ def test_hash_changes_with_all_that_changes_the_batches(instruction_cache, make_
     assert named == set(changes), "a new setting must be added to this test"
 
 
+def test_one_example_a_task_and_one_in_all(make_cache):
+    tasks = ["a", "b", "c"]
+    cache = make_cache([([5, 1], [6, 1])] * 3, tasks)
+    plan = PackingPlan(cache, dataclasses.replace(CONFIG, mixture="temperature", batch_size=2))
+    assert plan.phases[0].counts == {"a": 1, "b": 1, "c": 1}
+    assert as_lists(plan.rows_for_steps(4, 5)) != [[]]
+    single = PackingPlan(make_cache([([5, 1], [6, 1])]), CONFIG)
+    assert as_lists(single.rows_for_steps(9, 11)) == [[0]] * 16
+    assert single.statistics(0)["rows"] == 1
+
+
 def test_example_over_the_row_is_named(make_cache):
     cache = make_cache([([1], [1]), ([5] * 65, [1])])
     with pytest.raises(DataError, match=r"example #1 has 65 encoder tokens, a row has 64"):
         PackingPlan(cache, CONFIG)
+
+
+def test_a_negative_cap_is_refused(instruction_cache):
+    with pytest.raises(ConfigError, match="data.max_segments is -1: it must be 0 or more"):
+        PackingPlan(instruction_cache, dataclasses.replace(CONFIG, max_segments=-1))
 
 
 @pytest.mark.parametrize("key", ["encoder_length", "decoder_length", "batch_size", "open_bins"])
