@@ -6,6 +6,7 @@ The banners of `train` name the stages in the order in which they happen.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,24 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from instructrec_jax.command_line import loaded_config, run, say
-from instructrec_jax.configuration import COMMAND_LINE, config_record
-from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.configuration import COMMAND_LINE, config_record, flatten
+from instructrec_jax.data.preview import mixture_table, rows_text
+from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
 from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
-from instructrec_jax.training.environment import environment_record, join_processes
+from instructrec_jax.training.compilation import use_compile_cache
+from instructrec_jax.training.config_history import keep_config
+from instructrec_jax.training.disk_room import check_room, full_disk_told
+from instructrec_jax.training.environment import (
+    environment_record,
+    join_processes,
+    seconds_since_start,
+)
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.loop import (
-    Loop,
-    Run,
-    checkpoint_items,
-    identity,
-    make_run,
-)
+from instructrec_jax.training.loop import Loop
 from instructrec_jax.training.model_folder import (
     ModelFolder,
     base_record,
@@ -39,16 +42,22 @@ from instructrec_jax.training.model_folder import (
     read_parameters,
 )
 from instructrec_jax.training.preparation import RunData, prepare_data
-from instructrec_jax.training.reporting import Clock, Reporter, write_json
+from instructrec_jax.training.reporting import Clock, Reporter, time_line, write_json
+from instructrec_jax.training.run import Run, checkpoint_items, make_run
 from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.run_folder import claimed_run_folder
+from instructrec_jax.training.same_run import check_same_run, differences
 from instructrec_jax.training.step import TrainState
 from instructrec_jax.training.summary import parameter_table, run_summary
+from instructrec_jax.training.trackers import open_trackers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; the config has a default.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of JSON lines.")
 _INIT = flags.DEFINE_string("init", None, "Run or model folder whose parameters to start from.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check and describe the run; take no step.")
+_PREVIEW = flags.DEFINE_integer(
+    "preview", 0, "As --dry_run, and show so many packed rows of step 1.", lower_bound=0
+)
 _DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
     False,
@@ -66,11 +75,25 @@ def main() -> None:
         join_processes()
     check(config, device_count=jax.device_count())
     stop = StopRequest()
-    with stop.listening(), claimed_run_folder(Path(config.workdir)):
-        train(config, origins=origins, dry_run=_DRY_RUN.value, stop=stop)
+    workdir = Path(config.workdir)
+    with stop.listening(), full_disk_told(workdir), claimed_run_folder(workdir):
+        train(
+            config,
+            origins=origins,
+            dry_run=_DRY_RUN.value or _PREVIEW.value > 0,
+            preview=max(_PREVIEW.value, 1),
+            stop=stop,
+        )
 
 
-def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: StopRequest) -> None:
+def train(
+    config: ConfigDict,
+    *,
+    origins: dict[str, str],
+    dry_run: bool,
+    stop: StopRequest,
+    preview: int = 1,
+) -> None:
     """The whole run, from its data to its report; goes on from its newest good checkpoint.
 
     Args:
@@ -78,6 +101,7 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
       origins: where each value comes from, for the run folder's config.json.
       dry_run: describe the run and stop before anything is allocated.
       stop: asks the run to save and end.
+      preview: packed rows that a dry run shows.
 
     Raises:
       ConfigError, DataError, CheckpointError: something is wrong with what was given.
@@ -87,7 +111,8 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
     is_main = jax.process_index() == 0
     tell = say if is_main else _nothing
     workdir = Path(config.workdir)
-    clock = Clock()
+    clock = Clock(seconds_since_start())
+    use_compile_cache(config.train.compile_cache, workdir=workdir)
 
     # ---------------------------------------------------------------- data
     initial = open_model(config.init) if config.init else None
@@ -113,8 +138,17 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
     )
     name = config.model.name or f"of {config.init}"
     tell(run_summary(parts.shapes, name=name, model=model, mesh=mesh, data=data))
+    check_room(
+        workdir / "checkpoints",
+        checkpoint_items(parts.shapes, parts.model),
+        keep=config.checkpoint.keep + config.checkpoint.keep_best,
+        last_step=config.train.steps,
+        tell=tell,
+    )
     if dry_run:
         tell(parameter_table(parts.shapes))
+        tell(mixture_table(data.training, steps=config.train.steps))
+        tell(_preview(data, count=preview, short=False))
         return
 
     # ---------------------------------------------------------------- state
@@ -125,14 +159,17 @@ def train(config: ConfigDict, *, origins: dict[str, str], dry_run: bool, stop: S
         best_metric=config.checkpoint.best_metric,
         warn=tell,
     )
-    state = _restored(parts, checkpoints, initial, tell) or _new_state(parts, initial)
-    base = _base(parts, state, initial)
-    first_step = int(state.step)
+    with clock.measure("state"):
+        state = _restored(parts, checkpoints, initial, tell) or _new_state(parts, initial)
+        base = _base(parts, state, initial)
+        first_step = int(state.step)
     if is_main:
-        write_json(workdir / "config.json", config_record(config, origins))
+        keep_config(workdir, config_record(config, origins), first_step=first_step, say=tell)
         write_json(workdir / "environment.json", environment_record(mesh))
 
     # ---------------------------------------------------------------- steps
+    if first_step == 0:
+        tell(_preview(data, count=1, short=True))
     _take_steps(parts, checkpoints, state, base, clock, stop)
 
     # ---------------------------------------------------------------- report
@@ -152,12 +189,19 @@ def _take_steps(
     stop: StopRequest,
 ) -> None:
     config, data, first_step = parts.config, parts.data, int(state.step)
+    workdir, is_main = Path(config.workdir), jax.process_index() == 0
+    trackers = open_trackers(
+        config.train.trackers if is_main else (),
+        workdir=workdir,
+        config=flatten(config),
+        first_step=first_step,
+    )
     reporter = Reporter(
-        Path(config.workdir),
+        workdir,
         steps=config.train.steps,
         first_step=first_step,
-        tensorboard=config.train.tensorboard,
-        is_main=jax.process_index() == 0,
+        trackers=trackers,
+        is_main=is_main,
     )
     if first_step == 0:
         dropped = data.training_cache.dropped
@@ -169,8 +213,16 @@ def _take_steps(
         with jax.set_mesh(parts.mesh):
             loop.go(state)
     finally:
+        reporter.say(time_line({**clock.split(), "lost": reporter.lost_seconds}))
         reporter.close()
         checkpoints.close()
+
+
+def _preview(data: RunData, *, count: int, short: bool) -> str:
+    """Packed rows of step 1, in colour on a terminal."""
+    return rows_text(
+        data.training, data.tokenizer, count=count, colour=sys.stderr.isatty(), short=short
+    )
 
 
 def _nothing(text: str = "") -> None:
@@ -187,18 +239,13 @@ def _model_config(config: ConfigDict, data: RunData, initial: ModelFolder | None
     asked = model_config(config, vocabulary_size=initial.config.vocabulary_size)
     computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
     model = dataclasses.replace(initial.config, **computed)
-    differing = _differences(model.to_dict(), dataclasses.replace(asked, lora=None).to_dict())
+    differing = differences(model.to_dict(), dataclasses.replace(asked, lora=None).to_dict())
     if differing:
         raise ConfigError(
             f"model.name={config.model.name} is not the model of {config.init}: "
             + ", ".join(f"{key} {theirs} there, {ours} here" for key, theirs, ours in differing)
         )
     return dataclasses.replace(model, lora=asked.lora)
-
-
-def _differences(left: dict[str, Any], right: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    keys = sorted(left.keys() | right.keys())
-    return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
 def _new_state(parts: Run, initial: ModelFolder | None) -> TrainState:
@@ -230,8 +277,10 @@ def _restored(
     """
     newest = checkpoints.newest_metadata()
     if newest is None:
+        # Says so where there are checkpoints that cannot be read.
+        checkpoints.restore_newest({})
         return None
-    _check_same_run(parts, newest)
+    check_same_run(parts, newest, tell=tell)
     shapes, base = parts.shapes, {}
     if parts.model.lora is not None and initial is not None:
         base = read_parameters(initial, shapes.frozen)
@@ -239,7 +288,9 @@ def _restored(
     restored = checkpoints.restore_newest(checkpoint_items(shapes, parts.model))
     if restored is None:
         return None
-    step, arrays, _ = restored
+    step, arrays, metadata = restored
+    # Of other data, it is not taken.
+    parts.data.training.open_at(metadata["identity"].get("bookmark"))
     tell(f"going on from step {step}, {checkpoints.folder / str(step)}")
     trained, frozen = split(joined(arrays["parameters"], base), parts.freezing)
     averaged, _ = split(arrays.get("averaged", {}), parts.freezing)
@@ -250,41 +301,6 @@ def _restored(
         averaged=averaged,
         **arrays["optimizer"],
     )
-
-
-def _check_same_run(parts: Run, metadata: dict[str, Any]) -> None:
-    config = parts.config
-    # How a model is computed may change between two parts of a run; its shapes may not.
-    # Adapters are compared below, with all else that is trained.
-    left_out = (*COMPUTED_FIELDS, "lora")
-    models = (T5Config.from_dict(metadata["model"]), parts.model)
-    theirs, ours = (
-        {key: value for key, value in model.to_dict().items() if key not in left_out}
-        for model in models
-    )
-    differing = _differences(theirs, ours)
-    if metadata["tokenizer"]["sha256"] != parts.data.tokenizer.sha256:
-        differing.append(("tokenizer", metadata["tokenizer"]["sha256"][:12], "another one"))
-    if differing:
-        raise CheckpointError(
-            f"the checkpoints in {config.workdir} are of another model: "
-            + ", ".join(f"{key} {there} there, {here} here" for key, there, here in differing)
-            + "; give another --workdir"
-        )
-    theirs = {key: value for key, value in metadata["identity"].items() if key != "position"}
-    differing = _differences(theirs, identity(parts))
-    of_data = {key for key, _, _ in differing} <= parts.data.identity(config).keys()
-    if differing and not (of_data and config.data.allow_data_change):
-        way_out = ", or --config.data.allow_data_change=true to go on" if of_data else ""
-        raise ConfigError(
-            f"this is not the run that {config.workdir} holds: "
-            + ", ".join(f"{key} was {_word(old)}, is {_word(new)}" for key, old, new in differing)
-            + f"; give another --workdir{way_out}"
-        )
-
-
-def _word(value: Any) -> Any:
-    return "off" if value is None else value
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SETTINGS = {
     "train.steps": str(STEPS),
     "train.batch_size": "8",
     "train.log_every": "1",
-    "train.tensorboard": "false",
+    "train.trackers": "()",
     "data.encoder_length": "32",
     "data.decoder_length": "16",
     "tokenizer.vocabulary_size": "340",
@@ -208,6 +208,7 @@ def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path,
     words = capsys.readouterr().err
     assert "mesh data 2, fsdp 4, tensor 1" in words
     assert "encoder/layers/feed_forward/up/kernel" in words
+    assert "asked  realised" in words and "row 1 of step 1: " in words
     assert not (tmp_path / "checkpoints").exists()
 
 

@@ -10,7 +10,7 @@ import optax
 from jax.tree_util import tree_leaves_with_path
 from ml_collections import ConfigDict
 
-from instructrec_jax.data.mixture import MIXTURES
+from instructrec_jax.data.mixture import MIXTURES, schedule_of
 from instructrec_jax.data.token_cache_writer import POLICIES
 from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.instructions.building import TOKENIZER_KINDS
@@ -22,6 +22,7 @@ from instructrec_jax.training.freezing import Freezing, freezing_problems, patte
 from instructrec_jax.training.keeping import METRICS
 from instructrec_jax.training.loss import OBJECTIVES
 from instructrec_jax.training.optimizer import FALLING, SCHEDULES, make_optimizer, make_schedule
+from instructrec_jax.training.trackers import TRACKERS, tracker_problem
 
 # (key, least value): whole numbers and rates that must not be smaller.
 _LEAST: tuple[tuple[str, float], ...] = (
@@ -33,6 +34,10 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("train.loss_chunk", 0),
     ("train.z_loss", 0),
     ("train.label_smoothing", 0),
+    ("train.spike_deviations", 0),
+    ("train.profile_steps", 0),
+    ("train.profile_start", 1),
+    ("train.hung_step_seconds", 0),
     ("checkpoint.every", 1),
     ("checkpoint.keep", 1),
     ("checkpoint.keep_best", 0),
@@ -50,6 +55,7 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("data.encoder_length", 1),
     ("data.decoder_length", 1),
     ("data.open_bins", 1),
+    ("data.max_segments", 0),
     ("data.mixture_cap", 0),
     ("data.mixture_temperature", 1e-6),
     ("data.validation_fraction", 0),
@@ -152,6 +158,10 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     _choice(problems, "data.mixture", config.data.mixture, MIXTURES)
     _choice(problems, "tokenizer.kind", config.tokenizer.kind, TOKENIZER_KINDS)
     _choice(problems, "model.frozen_dtype", config.model.frozen_dtype, ACTIVATION_DTYPES)
+    for name in config.train.trackers:
+        _choice(problems, "train.trackers", name, TRACKERS)
+        if name in TRACKERS and (problem := tracker_problem(name)):
+            problems.append(problem)
     if config.tokenizer.path and config.tokenizer.kind != TOKENIZER_KINDS[0]:
         problems.append(
             f"tokenizer.kind={config.tokenizer.kind} needs no tokenizer.path; leave one of them"
@@ -186,6 +196,7 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     for task, rate in config.data.mixture_rates.items():
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
             problems.append(f"data.mixture_rates.{task}={rate}: must be a number of 0 or more")
+    _collect(problems, lambda: schedule_of(config.data.mixture_schedule))
     if not problems:
         _collect(problems, lambda: _check_optimizer(config))
     _collect(problems, lambda: _check_mesh(config, device_count))

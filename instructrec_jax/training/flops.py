@@ -99,8 +99,8 @@ def step_flops(
 
 def _stacks_with_backward(trained: Mapping[str, Any]) -> frozenset[str]:
     """The stacks through which gradients of activations flow."""
-    below = {"encoder": ("encoder", "token_embedder")}
-    below["decoder"] = (*below["encoder"], "decoder")
+    encoder = ("encoder", "token_embedder")
+    below = {"encoder": encoder, "decoder": (*encoder, "decoder")}
     return frozenset(
         stack
         for stack, parts in below.items()

@@ -1,7 +1,13 @@
-"""SIGTERM and SIGINT save the run and end it at the next step; a second signal ends it now."""
+"""SIGTERM and SIGINT save the run and end it; a second signal ends it now.
+
+Python runs a signal's handler between two lines of Python, and compiling or waiting for a device
+may be minutes inside one of them. A thread therefore hears of each signal too: it ends the program
+where nothing is to be saved, or where a second signal came.
+"""
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,8 +15,11 @@ from types import FrameType
 
 from instructrec_jax.errors import Preempted
 
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
 # One key press may reach a process twice, from the terminal and from a script that started it.
 _SAME_SIGNAL_SECONDS = 1.0
+# What the main thread gets to end by itself before the first step.
+_GRACE_SECONDS = 5.0
 
 
 class StopRequest:
@@ -20,31 +29,63 @@ class StopRequest:
         """Nothing was asked yet."""
         self.received = ""
         self.has_state = False  # from the first step on there is something to save
-        self._time = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes over both signals inside the block.
+        """Takes over both signals inside the block; the main thread calls it.
 
         Raises:
           Preempted: a signal came before there was a state to save.
         """
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        ear, mouth = os.pipe()
+        os.set_blocking(mouth, False)
+        threading.Thread(target=self._listen, args=(ear,), daemon=True).start()
+        before = {number: signal.signal(number, self._on_signal) for number in _NUMBERS}
+        wakeup_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         try:
             yield
         finally:
+            signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            os.close(mouth)
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if self.received:
-            if time.monotonic() - self._time > _SAME_SIGNAL_SECONDS:
-                os._exit(128 + number)
-            return
-        self.received, self._time = name, time.monotonic()
+        self.received = self.received or signal.Signals(number).name
         if not self.has_state:
-            raise Preempted(f"stopped by {name} before the first step: nothing was to be saved")
-        # Not `print`, which may be at work in the code that the signal interrupts.
-        os.write(2, f"{name}: the run is saved after this step; once more ends it now\n".encode())
+            raise Preempted(self._words_without_state())
+
+    def _listen(self, ear: int) -> None:
+        """The thread: one byte a signal, until the pipe is closed."""
+        first = 0.0
+        with os.fdopen(ear, "rb", buffering=0) as signals:
+            while byte := signals.read(1):
+                number, now = byte[0], time.monotonic()
+                if number not in _NUMBERS:
+                    continue
+                if not first:
+                    first = now
+                    self._first(number)
+                elif now - first > _SAME_SIGNAL_SECONDS:
+                    os._exit(128 + number)
+
+    def _first(self, number: int) -> None:
+        self.received = self.received or signal.Signals(number).name
+        if self.has_state:
+            # Not `print`, which may be at work in the code that the signal interrupts.
+            words = f"{self.received}: the run is saved and ends; once more ends it now\n"
+            os.write(2, words.encode())
+        else:
+            threading.Thread(target=self._end_after_grace, daemon=True).start()
+
+    def _end_after_grace(self) -> None:
+        time.sleep(_GRACE_SECONDS)
+        if not self.has_state:
+            os.write(2, f"error: {self._words_without_state()}\n".encode())
+            os._exit(Preempted.exit_code)
+
+    def _words_without_state(self) -> str:
+        return (
+            f"stopped by {self.received} before a step was taken: there is nothing new to save; "
+            "the same command goes on"
+        )

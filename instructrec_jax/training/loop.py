@@ -1,133 +1,36 @@
 """The loop of training: steps, figures one step late, evaluation, checkpoints, interruption."""
 
-import dataclasses
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
-from jax import Array, stages
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
+from jax import Array
+from jax.experimental import multihost_utils
 
-from instructrec_jax.data.pipeline import training_batches
 from instructrec_jax.errors import DivergedError, Preempted
-from instructrec_jax.model.config import T5Config
 from instructrec_jax.training import sharding
-from instructrec_jax.training.checks import freezing_of, optimizer_and_schedule
-from instructrec_jax.training.freezing import Freezing
+from instructrec_jax.training.compilation import compile_noticing_cache
+from instructrec_jax.training.environment import memory_figures
+from instructrec_jax.training.figures import SpikeDetector, Window
+from instructrec_jax.training.flops import peak_flops, step_flops
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.preparation import RunData
+from instructrec_jax.training.profile import ProfileWindow
 from instructrec_jax.training.reporting import Clock, Reporter
+from instructrec_jax.training.run import Run, checkpoint_items, identity
 from instructrec_jax.training.run_checkpoints import RunCheckpoints
-from instructrec_jax.training.step import (
-    StepSettings,
-    TrainState,
-    initial_state,
-    make_evaluation_step,
-    make_train_step,
-    state_shardings,
+from instructrec_jax.training.step import TrainState
+from instructrec_jax.training.validation import (
+    EvaluationStopped,
+    decode_samples,
+    sample_text,
+    validation_figures,
 )
-from instructrec_jax.training.validation import decode_samples, validation_figures
+from instructrec_jax.training.watchdog import Watchdog
 
-# What does not count as training time when tokens a second are computed.
-_NOT_TRAINING = ("data", "compile", "evaluate", "save")
 # A large model on a slow device: a line now and then says that it goes on.
 _SILENCE_SECONDS = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The fixed parts of a run."""
-
-    config: ConfigDict
-    model: T5Config
-    data: RunData
-    mesh: Mesh
-    shapes: TrainState  # ShapeDtypeStructs with their shardings
-    freezing: Freezing
-    new_state: Callable[[Any], TrainState]  # from the parameters that are given, {} for none
-    step: stages.Wrapped  # see `make_train_step`
-    evaluate: Callable[[Any, dict[str, Array]], dict[str, Array]]
-    foreign_config: Mapping[str, Any]  # see `checkpoint.save_model`
-
-
-def make_run(
-    config: ConfigDict,
-    *,
-    model: T5Config,
-    data: RunData,
-    mesh: Mesh,
-    foreign_config: Mapping[str, Any],
-) -> Run:
-    """Builds optimizer, shardings and jitted functions; nothing is allocated or compiled yet."""
-    optimizer, schedule = optimizer_and_schedule(config)
-    settings = StepSettings(
-        objective=config.train.objective,
-        accumulation_steps=config.train.accumulation_steps,
-        label_smoothing=config.train.label_smoothing,
-        z_loss=config.train.z_loss,
-        loss_chunk=config.train.loss_chunk,
-        seed=config.seed,
-        ema_decay=config.optimizer.ema_decay,
-    )
-    freezing = freezing_of(config)
-    shapes, shardings, new_state = _state_of(
-        model,
-        optimizer,
-        freezing=freezing,
-        seed=config.seed,
-        mesh=mesh,
-        ema=config.optimizer.ema_decay > 0,
-    )
-    return Run(
-        config=config,
-        model=model,
-        data=data,
-        mesh=mesh,
-        shapes=shapes,
-        freezing=freezing,
-        new_state=new_state,
-        step=make_train_step(
-            config=model,
-            optimizer=optimizer,
-            schedule=schedule,
-            settings=settings,
-            mesh=mesh,
-            shardings=shardings,
-        ),
-        evaluate=make_evaluation_step(
-            config=model, settings=settings, mesh=mesh, shardings=shardings
-        ),
-        foreign_config=foreign_config,
-    )
-
-
-def _state_of(
-    model: T5Config,
-    optimizer: optax.GradientTransformation,
-    *,
-    freezing: Freezing,
-    seed: int,
-    mesh: Mesh,
-    ema: bool,
-) -> tuple[TrainState, TrainState, Callable[[Any], TrainState]]:
-    """Shapes, shardings and a maker of the initial state, each parameter made where it lives."""
-
-    def make(given: Any) -> TrainState:
-        return initial_state(model, optimizer, seed=seed, freezing=freezing, given=given, ema=ema)
-
-    shapes = jax.eval_shape(make, {})
-    shardings = state_shardings(shapes, mesh)
-    sharded_shapes = jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-        shapes,
-        shardings,
-    )
-    # Given parameters become those of the state, without a second copy.
-    return sharded_shapes, shardings, jax.jit(make, out_shardings=shardings, donate_argnums=0)
 
 
 class Loop:
@@ -150,8 +53,24 @@ class Loop:
         self._reporter = reporter
         self._clock = clock
         self._stop = stop
-        self._window = _Window(clock)
+        self._window = _window(run, clock)
+        self._spikes = SpikeDetector(run.config.train.spike_deviations)
+        self._nonfinite_in_a_row = 0
+        self._saved_step = 0
         self._last_line = clock.elapsed()
+        train, workdir = run.config.train, Path(run.config.workdir)
+        self._profile = ProfileWindow(
+            workdir / "profile",
+            start=train.profile_start,
+            steps=train.profile_steps,
+            say=reporter.say,
+        )
+        self._watchdog = Watchdog(
+            workdir,
+            seconds=train.hung_step_seconds,
+            ends_run=train.hung_step_exit,
+            process=jax.process_index(),
+        )
 
     def go(self, state: TrainState) -> None:
         """Trains to the last step; call it under `jax.set_mesh(run.mesh)`.
@@ -160,6 +79,21 @@ class Loop:
           DivergedError: too many non-finite steps in a row.
           Preempted: a signal asked to stop; the state is saved.
         """
+        self._reporter.begin()
+        try:
+            if self._owes_evaluation(int(state.step)) and not self._evaluate(
+                int(state.step), state
+            ):
+                raise Preempted(self._words_of_stop(int(state.step)))
+            self._take_steps(state)
+        finally:
+            self._watchdog.close()
+            self._profile.close()
+
+    def _take_steps(self, state: TrainState) -> None:
+        # TensorFlow takes seconds to load: a mistake in the config is told before.
+        from instructrec_jax.data.pipeline import training_batches
+
         config = self._run.config
         first, last = int(state.step) + 1, config.train.steps
         index, count = sharding.host_rows(self._run.mesh, config.train.batch_size)
@@ -172,36 +106,71 @@ class Loop:
         )
         step_function: Any = None
         pending: tuple[int, dict[str, Array]] | None = None
-        self._reporter.begin()
         for step in range(first, last + 1):
+            self._profile.before_step(step)
             with self._clock.measure("data_wait"):
                 batch = self._global_batch(next(batches))
             if step_function is None:
-                with self._clock.measure("compile"):
-                    step_function = self._run.step.lower(state, batch).compile()
-                self._window.restart()
-            state, figures = step_function(state, batch)
+                step_function = self._compiled(state, batch)
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, figures = step_function(state, batch)
             self._stop.has_state = True
             # The figures of the step before are read while this one runs.
             stopped = self._read(pending)
             if jax.process_count() == 1:
                 stopped |= bool(self._stop.received)
             pending = (step, figures)
+            self._profile.after_step(step, figures)
             looks = self._is_due(step, config.evaluate.every)
             saves = self._is_due(step, config.checkpoint.every)
             if looks or saves or stopped or step == first:
                 stopped |= self._read(pending)
                 pending = None
-            if looks:
-                self._evaluate(step, state)
-            if saves or stopped:
-                self._save(step, state)
-            if stopped:
-                self._checkpoints.wait()
-                raise Preempted(
-                    f"stopped by {self._stop.received or 'a signal'} after step {step}; the state "
-                    "is saved: the same command goes on from there"
-                )
+            with self._watchdog.paused():
+                if looks and not stopped:
+                    stopped = not self._evaluate(step, state)
+                # A state whose loss is not finite is no state to go on from.
+                good = self._nonfinite_in_a_row == 0 or step == last
+                if saves and good:
+                    self._save(step, state, required=step == last)
+                if looks or saves:
+                    stopped |= self._asked_to_stop()
+                if stopped:
+                    self._save(step, state, required=True)
+                    self._checkpoints.wait()
+                    raise Preempted(self._words_of_stop(step))
+
+    def _compiled(self, state: TrainState, batch: dict[str, Array]) -> Any:
+        with self._clock.measure("compile"):
+            compiled, from_cache = compile_noticing_cache(self._run.step.lower(state, batch))
+        how = "read from the compile cache" if from_cache else "compiled"
+        self._reporter.say(f"train step {how} in {self._clock.seconds['compile']:.1f} s")
+        self._window.restart()
+        return compiled
+
+    def _asked_to_stop(self) -> bool:
+        """Whether any process was asked to; all processes come here at the same places."""
+        asked = bool(self._stop.received)
+        if jax.process_count() == 1:
+            return asked
+        return bool(multihost_utils.process_allgather(np.asarray(asked)).any())
+
+    def _words_of_stop(self, step: int) -> str:
+        return (
+            f"stopped by {self._stop.received or 'a signal'} after step {step}; the state is "
+            "saved: the same command goes on from there"
+        )
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Whether a signal ended the run before in the middle of an evaluation."""
+        owes = (
+            step > 0
+            and self._is_due(step, self._run.config.evaluate.every)
+            and not self._reporter.has_validation(step)
+        )
+        if jax.process_count() == 1:
+            return owes
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(owes)))
 
     def _is_due(self, step: int, every: int) -> bool:
         return every > 0 and (step % every == 0 or step == self._run.config.train.steps)
@@ -219,22 +188,19 @@ class Loop:
         if pending is None:
             return False
         step, on_device = pending
-        figures = {name: float(value) for name, value in jax.device_get(on_device).items()}
-        config = self._run.config
+        figures = {
+            name: float(value) if value.ndim == 0 else value
+            for name, value in jax.device_get(on_device).items()
+        }
+        self._watchdog.beat(step)
         self._window.add(figures)
         self._reporter.advance(step)
+        self._nonfinite_in_a_row = int(figures["nonfinite_in_a_row"])
         if not figures["applied"]:
-            in_a_row = int(figures["nonfinite_in_a_row"])
-            self._reporter.say(
-                f"WARNING: step {step} gave a non-finite loss or gradient ({in_a_row} in a row); "
-                "its update is not applied"
-            )
-            self._reporter.record("nonfinite", step, in_a_row=in_a_row)
-            if in_a_row >= config.train.max_nonfinite_steps:
-                raise DivergedError(
-                    f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss or "
-                    "gradient; lower optimizer.learning_rate or look at the data"
-                )
+            self._on_nonfinite(step, figures)
+        elif deviations := self._spikes.deviations(figures["loss"]):
+            self._on_spike(step, figures, deviations)
+        config = self._run.config
         is_last = step == config.train.steps
         if step % config.train.log_every == 0 or step == 1 or is_last:
             self._log(step, figures)
@@ -242,153 +208,136 @@ class Loop:
             self._tell(step, figures, self._window.rates())
         return figures["stop_votes"] > 0
 
-    def _log(self, step: int, figures: dict[str, float]) -> None:
-        rates = self._window.rates()
+    def _on_nonfinite(self, step: int, figures: dict[str, Any]) -> None:
+        in_a_row, most = self._nonfinite_in_a_row, self._run.config.train.max_nonfinite_steps
+        self._reporter.say(
+            f"WARNING: step {step} gave a non-finite loss or gradient ({in_a_row} in a row): loss "
+            f"{figures['loss']:.4g}, gradient norm {figures['gradient_norm']:.4g}; its update is "
+            "not applied, its examples are named in nonfinite.jsonl"
+        )
+        self._event("nonfinite", step, figures, in_a_row=in_a_row)
+        if in_a_row >= most:
+            raise DivergedError(
+                f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss or "
+                "gradient; lower optimizer.learning_rate or look at the data, of which "
+                f"{Path(self._run.config.workdir) / 'nonfinite.jsonl'} names the examples"
+            )
+
+    def _on_spike(self, step: int, figures: dict[str, Any], deviations: float) -> None:
+        self._reporter.say(
+            f"WARNING: the loss of step {step}, {figures['loss']:.4g}, lies {deviations:.1f} "
+            "deviations above the median of the steps before; its examples are named in "
+            "spikes.jsonl"
+        )
+        self._event("spikes", step, figures, deviations=round(deviations, 2))
+
+    def _event(self, name: str, step: int, figures: dict[str, Any], **values: float) -> None:
+        named = ("loss", "gradient_norm", "learning_rate")
+        self._reporter.event(
+            name,
+            step,
+            # Steps count from 1, batches from 0.
+            example_ids=self._run.data.training.example_ids(step - 1),
+            **{key: figures[key] for key in named},
+            **values,
+        )
+
+    def _log(self, step: int, figures: dict[str, Any]) -> None:
+        rates, tasks = self._window.rates(), self._window.task_losses()
         self._window.restart()
-        named = ("loss", "loss_per_token", "loss_per_sequence", "accuracy")
-        values = {name: figures[name] for name in (*named, "gradient_norm")}
-        values["learning_rate"] = figures["learning_rate"]
-        record = {**values, **rates, "seconds": round(self._clock.elapsed(), 3)}
-        self._reporter.record("train", step, **record)
+        named = ("loss", "loss_per_token", "loss_per_sequence", "accuracy", "gradient_norm")
+        self._reporter.record(
+            "train",
+            step,
+            **{name: figures[name] for name in (*named, "learning_rate")},
+            **rates,
+            tasks=tasks,
+            **memory_figures(),
+            seconds=round(self._clock.elapsed(), 3),
+        )
         self._tell(step, figures, rates)
 
-    def _tell(self, step: int, figures: dict[str, float], rates: dict[str, float]) -> None:
+    def _tell(self, step: int, figures: dict[str, Any], rates: dict[str, float]) -> None:
         seconds_left = (self._run.config.train.steps - step) * rates["step_seconds"]
         self._reporter.step_line(step, {**figures, **rates}, seconds_left)
         self._last_line = self._clock.elapsed()
 
-    def _evaluate(self, step: int, state: TrainState) -> None:
-        if self._run.data.validation is None:
-            return
-        config = self._run.config
+    def _evaluate(self, step: int, state: TrainState) -> bool:
+        """Whether the evaluation came to its end; nothing is recorded of one that did not."""
+        validation, config = self._run.data.validation, self._run.config
+        if validation is None:
+            return True
         with self._clock.measure("evaluate"):
-            figures = validation_figures(
-                self._run.data.validation,
-                evaluate=lambda batch: self._run.evaluate(state.averaged_parameters, batch),
-                mesh=self._run.mesh,
-            )
-            self._reporter.record("validation", step, **figures)
-            self._checkpoints.note_figures(step, figures)
-            self._reporter.say(
-                f"validation at step {step}: loss a token {figures['loss_per_token']:.4f}, "
-                f"a sequence {figures['loss_per_sequence']:.3f}, token accuracy "
-                f"{figures['accuracy']:.1%} ({figures['sequences']} sequences)"
-            )
-            for sample in decode_samples(
-                self._run.data.samples,
-                parameters=state.averaged_parameters,
-                model=self._run.model,
-                tokenizer=self._run.data.tokenizer,
-                max_new_tokens=config.evaluate.max_new_tokens,
-                encoder_length=config.data.encoder_length,
-                parse_sentinels=config.data.parse_sentinels,
-            ):
-                self._reporter.sample({"step": step, **sample})
-                self._reporter.say(_sample_text(sample))
+            try:
+                figures = validation_figures(
+                    validation,
+                    evaluate=lambda batch: self._run.evaluate(state.averaged_parameters, batch),
+                    mesh=self._run.mesh,
+                    should_stop=self._asked_to_stop,
+                )
+                samples = decode_samples(
+                    self._run.data.samples,
+                    parameters=state.averaged_parameters,
+                    model=self._run.model,
+                    tokenizer=self._run.data.tokenizer,
+                    max_new_tokens=config.evaluate.max_new_tokens,
+                    encoder_length=config.data.encoder_length,
+                    parse_sentinels=config.data.parse_sentinels,
+                    should_stop=self._asked_to_stop,
+                )
+            except EvaluationStopped:
+                return False
+        self._reporter.record("validation", step, **figures)
+        self._checkpoints.note_figures(step, figures)
+        self._reporter.say(
+            f"validation at step {step}: loss a token {figures['loss_per_token']:.4f}, "
+            f"a sequence {figures['loss_per_sequence']:.3f}, token accuracy "
+            f"{figures['accuracy']:.1%} ({figures['sequences']} sequences)"
+        )
+        for sample in samples:
+            self._reporter.sample({"step": step, **sample})
+            self._reporter.say(sample_text(sample))
+        return True
 
-    def _save(self, step: int, state: TrainState) -> None:
-        if step == self._checkpoints.latest_step():
+    def _save(self, step: int, state: TrainState, *, required: bool) -> None:
+        if step in (self._saved_step, self._checkpoints.latest_step()):
             return
         config = self._run.config
         with self._clock.measure("save"):
-            self._checkpoints.save(
+            begun = self._checkpoints.save(
                 step,
                 items=checkpoint_items(state, self._run.model),
                 config=self._run.model,
                 tokenizer=self._run.data.tokenizer,
                 encoder_length=config.data.encoder_length,
                 decoder_length=config.data.decoder_length,
-                identity={"position": step, **identity(self._run)},
+                identity={
+                    "position": step,
+                    "bookmark": self._run.data.training.bookmark(step),
+                    **identity(self._run),
+                },
                 foreign_config=self._run.foreign_config,
                 base=self._base,
+                required=required,
             )
+        if begun:
+            self._saved_step = step
         self._reporter.record("time", step, seconds=self._clock.split())
 
 
-def identity(run: Run) -> dict[str, Any]:
-    """What must be the same for a run to go on: its batches, what it trains, its optimizer states.
-
-    None stands for what is off.
-    """
-    optimizer, lora, freezing = run.config.optimizer, run.model.lora, run.freezing
-    return {
-        **run.data.identity(run.config),
-        "optimizer.name": optimizer.name,
-        # As JSON gives it back: with lists for tuples.
-        "optimizer.options": json.loads(optimizer.options.to_json_best_effort()),
-        "optimizer.clip_norm": "on" if optimizer.clip_norm else "off",
-        "optimizer.weight_decay": "on" if optimizer.weight_decay else "off",
-        "optimizer.ema_decay": "on" if optimizer.ema_decay else None,
-        "optimizer.freeze": list(freezing.patterns) or None,
-        "model.frozen_dtype": freezing.dtype if run.shapes.frozen else None,
-        "lora.rank": lora.rank if lora else None,
-        "lora.alpha": lora.alpha if lora else None,
-        "lora.targets": lora.targets if lora else None,
-    }
-
-
-def checkpoint_items(state: TrainState, model: T5Config) -> dict[str, Any]:
-    """What a checkpoint holds of a state: `parameters`, `optimizer`, and `averaged` where it is on.
-
-    Of LoRA the first and the last are the adapters alone, else all parameters of the model.
-    """
-    whole = model.lora is None
-    items = {
-        "parameters": state.parameters if whole else state.trained,
-        "optimizer": {
-            "optimizer_state": state.optimizer_state,
-            "nonfinite_in_a_row": state.nonfinite_in_a_row,
-        },
-    }
-    if state.averaged:
-        items["averaged"] = state.averaged_parameters if whole else state.averaged
-    return items
-
-
-class _Window:
-    """Sums over the steps since the last line of metrics."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.restart()
-
-    def restart(self) -> None:
-        self._steps = 0
-        self._tokens = 0.0
-        self._sequences = 0.0
-        self._began = self._training_seconds()
-        self._waited = self._clock.seconds["data_wait"]
-
-    def _training_seconds(self) -> float:
-        return self._clock.elapsed() - sum(self._clock.seconds[name] for name in _NOT_TRAINING)
-
-    def add(self, figures: dict[str, float]) -> None:
-        self._steps += 1
-        self._tokens += figures["input_tokens"] + figures["target_tokens"]
-        self._sequences += figures["sequences"]
-
-    def rates(self) -> dict[str, float]:
-        seconds = max(self._training_seconds() - self._began, 1e-9)
-        steps = max(self._steps, 1)
-        return {
-            "tokens_per_second": round(self._tokens / seconds, 1),
-            "sequences_per_second": round(self._sequences / seconds, 2),
-            "step_seconds": round(seconds / steps, 5),
-            "data_wait_seconds": round(
-                (self._clock.seconds["data_wait"] - self._waited) / steps, 5
-            ),
-        }
-
-
-def _sample_text(sample: dict[str, str]) -> str:
-    lines = [f"  [{sample['task']}] {_short(sample['instruction'])}"]
-    if sample["input"]:
-        lines.append(f"    input   {_short(sample['input'])}")
-    lines.append(f"    target  {_short(sample['target'])}")
-    lines.append(f"    output  {_short(sample['output'])}")
-    return "\n".join(lines)
-
-
-def _short(text: str, length: int = 100) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _window(run: Run, clock: Clock) -> Window:
+    config, devices = run.config, run.mesh.devices
+    peak = peak_flops(devices.flat[0].device_kind)
+    return Window(
+        clock,
+        tasks=run.data.training_cache.tasks,
+        step_flops=step_flops(
+            run.model,
+            rows=config.train.batch_size,
+            encoder_length=config.data.encoder_length,
+            decoder_length=config.data.decoder_length,
+            trained=run.shapes.trained,
+            frozen=run.shapes.frozen,
+        ),
+        peak_flops=None if peak is None else peak * devices.size,
+    )

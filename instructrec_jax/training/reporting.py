@@ -1,10 +1,11 @@
-"""What a run tells: progress on the terminal, metrics.jsonl, TensorBoard and samples.jsonl."""
+"""What a run tells: progress on the terminal, metrics.jsonl, samples.jsonl and trackers."""
 
 import json
+import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,36 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
 
 from instructrec_jax.command_line import say
 from instructrec_jax.evaluation.files import finite
+from instructrec_jax.training.trackers import Tracker
+
+# What a run appends to, and the names of `Reporter.event` with example ids.
+_FILES = ("metrics", "samples", "nonfinite", "spikes")
+# The parts of the time that are training: steps, and their waiting for data.
+_TRAINING = ("data_wait",)
+# Parts of the wall time, in words, in the order of the line at the end.
+TIME_PARTS = {
+    "step": "steps",
+    "data_wait": "waiting for data",
+    "start": "starting",
+    "data": "preparing data",
+    "state": "making or restoring the state",
+    "compile": "compiling",
+    "evaluate": "evaluating",
+    "save": "saving",
+    "lost": "steps done again",
+}
 
 
 class Clock:
     """Wall time of the run, split by what it was spent on, in seconds."""
 
-    def __init__(self) -> None:
-        """Starts now."""
-        self.start = time.perf_counter()
-        self.seconds: dict[str, float] = defaultdict(float)
+    def __init__(self, seconds_before: float = 0.0) -> None:
+        """Starts now; `seconds_before` went into starting the program."""
+        self.start = time.perf_counter() - seconds_before
+        self.seconds: dict[str, float] = defaultdict(float, start=seconds_before)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -45,6 +63,11 @@ class Clock:
         """Seconds since the start."""
         return time.perf_counter() - self.start
 
+    def training_seconds(self) -> float:
+        """Seconds of steps and of their waiting for data."""
+        others = (value for name, value in self.seconds.items() if name not in _TRAINING)
+        return self.elapsed() - sum(others)
+
     def split(self) -> dict[str, float]:
         """Seconds by name; `step` is what no other name took."""
         known = {name: round(value, 3) for name, value in self.seconds.items()}
@@ -55,7 +78,13 @@ class Reporter:
     """Writes the records of a run; only the first process of a run writes or prints anything."""
 
     def __init__(
-        self, workdir: Path, *, steps: int, first_step: int, tensorboard: bool, is_main: bool
+        self,
+        workdir: Path,
+        *,
+        steps: int,
+        first_step: int,
+        trackers: Sequence[Tracker] = (),
+        is_main: bool,
     ) -> None:
         """Opens the files; records of steps after `first_step`, which will be run again, go.
 
@@ -63,22 +92,32 @@ class Reporter:
           workdir: run folder.
           steps: steps of the whole run.
           first_step: step that the run goes on from; 0 for a new one.
-          tensorboard: write TensorBoard events as well.
+          trackers: where numbers go besides; closed with the reporter.
           is_main: whether this process writes.
         """
         self._is_main = is_main
         self._steps = steps
         self._progress: Progress | None = None
-        self._summary: SummaryWriter | None = None
+        self._trackers = tuple(trackers)
+        self._evaluated: set[int] = set()
+        # Time of former parts of the run whose steps are run again.
+        self.lost_seconds = 0.0
         if not is_main:
             return
         workdir.mkdir(parents=True, exist_ok=True)
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            _forget_after(workdir / name, first_step)
-        self._metrics_file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._samples_file = (workdir / "samples.jsonl").open("a", encoding="utf-8")
-        if tensorboard:
-            self._summary = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self.lost_seconds = lost_seconds(_records(workdir / "metrics.jsonl"), first_step)
+        for name in _FILES:
+            _forget_after(workdir / f"{name}.jsonl", first_step)
+        self._evaluated = {
+            record["step"]
+            for record in _records(workdir / "metrics.jsonl")
+            if record["kind"] == "validation"
+        }
+        self._files = {
+            name: (workdir / f"{name}.jsonl").open("a", encoding="utf-8") for name in _FILES[:2]
+        }
+        self._workdir = workdir
+        self.record("part", first_step, lost_seconds=round(self.lost_seconds, 3))
         console = Console(stderr=True, highlight=False)
         if console.is_terminal:
             self._progress = Progress(
@@ -108,22 +147,41 @@ class Reporter:
             say(text)
 
     def record(self, kind: str, step: int, **values: Any) -> None:
-        """One line of metrics.jsonl; numbers go to TensorBoard as `kind/name`."""
+        """One line of metrics.jsonl; numbers go to the trackers as `kind/name`."""
         if not self._is_main:
             return
-        record = finite({"kind": kind, "step": step, **values})
-        self._metrics_file.write(json.dumps(record) + "\n")
-        self._metrics_file.flush()
-        if self._summary is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._summary.add_scalar(f"{kind}/{name}", value, step)
+        self._append("metrics", finite({"kind": kind, "step": step, **values}))
+        numbers = dict(_numbers(values, f"{kind}/"))
+        if numbers:
+            for tracker in self._trackers:
+                tracker.log(numbers, step)
+
+    def event(self, name: str, step: int, *, example_ids: Sequence[str], **values: float) -> None:
+        """A step that somebody will want to look at: a line of metrics.jsonl, and one of NAME.jsonl
+        that has the ids of the batch's examples too. `name`: "nonfinite" or "spikes"."""
+        if not self._is_main:
+            return
+        self.record(name, step, **values)
+        # JSON has no word for what is not finite, and here it matters which it was.
+        words = {
+            key: value if math.isfinite(value) else str(value) for key, value in values.items()
+        }
+        record = {"step": step, **words, "example_ids": list(example_ids)}
+        with (self._workdir / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
     def sample(self, record: Mapping[str, Any]) -> None:
         """One line of samples.jsonl."""
         if self._is_main:
-            self._samples_file.write(json.dumps(dict(record), ensure_ascii=False) + "\n")
-            self._samples_file.flush()
+            self._append("samples", dict(record))
+
+    def _append(self, name: str, record: Mapping[str, Any]) -> None:
+        self._files[name].write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._files[name].flush()
+
+    def has_validation(self, step: int) -> bool:
+        """Whether the run was evaluated at a step before this process began."""
+        return step in self._evaluated
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -132,10 +190,14 @@ class Reporter:
 
     def step_line(self, step: int, values: Mapping[str, float], seconds_left: float) -> None:
         """The figures of a step, in the progress bar or on a line of their own."""
+        if "mfu" in values:
+            use = f"MFU {values['mfu']:.1%}"
+        else:
+            use = f"{short_number(values['flops_per_second'])}FLOP/s"
         if self._progress is not None:
             figures = (
                 f"loss {values['loss']:.3f}, {values['loss_per_token']:.3f} a token · "
-                f"{values['tokens_per_second']:,.0f} real tokens/s"
+                f"{values['tokens_per_second']:,.0f} real tokens/s · {use}"
             )
             self._progress.update(self._task, completed=step, figures=figures)
             return
@@ -144,7 +206,7 @@ class Reporter:
             f"step {step}/{self._steps}  loss {values['loss']:.4f}  "
             f"a token {values['loss_per_token']:.4f}  learning rate {values['learning_rate']:.2e}  "
             f"gradient norm {values['gradient_norm']:.3f}  "
-            f"real tokens/s {values['tokens_per_second']:,.0f}  data wait {wait:.1%}  "
+            f"real tokens/s {values['tokens_per_second']:,.0f}  {use}  data wait {wait:.1%}  "
             f"ETA {duration(seconds_left)}"
         )
 
@@ -154,10 +216,62 @@ class Reporter:
             return
         if self._progress is not None:
             self._progress.stop()
-        if self._summary is not None:
-            self._summary.close()
-        self._metrics_file.close()
-        self._samples_file.close()
+        for tracker in self._trackers:
+            tracker.close()
+        for file in self._files.values():
+            file.close()
+
+
+def _numbers(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield f"{prefix}{name}", value
+
+
+def lost_seconds(records: Sequence[Mapping[str, Any]], first_step: int) -> float:
+    """Time that a killed run spent after the checkpoint at `first_step`, as far as its lines tell.
+
+    `records` are all lines of its metrics.jsonl. Each process begins with a line "part"; what it
+    saved last by `first_step` tells how much of its time is kept.
+    """
+    lost = 0.0
+    last = kept = 0.0
+    for record in [*records, {"kind": "part", "step": first_step}]:
+        seconds = record.get("seconds", 0.0)
+        if isinstance(seconds, Mapping):
+            seconds = sum(seconds.values())
+        if record["kind"] == "part":
+            lost += last - kept
+            last = kept = 0.0
+            if record["step"] > first_step:
+                lost += record["lost_seconds"]
+        last = max(last, seconds)
+        if record["kind"] == "time" and 0 < record["step"] <= first_step:
+            kept = last
+    return lost
+
+
+def time_line(seconds: Mapping[str, float]) -> str:
+    """Where the time went: "time 1:02:05: steps 91.0%, compiling 4.2%, ..."."""
+    total = max(sum(seconds.values()), 1e-9)
+    names = [*TIME_PARTS, *(name for name in seconds if name not in TIME_PARTS)]
+    parts = (
+        f"{TIME_PARTS.get(name, name)} {seconds[name] / total:.1%}"
+        for name in names
+        if seconds.get(name, 0.0) >= 0.0005 * total
+    )
+    return f"time {duration(total)}: {', '.join(parts)}"
+
+
+def short_number(value: float) -> str:
+    """12.3e9 -> "12.3 G"."""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} P"
 
 
 def duration(seconds: float) -> str:
@@ -174,19 +288,33 @@ def write_json(file: Path, value: Any) -> None:
     os.replace(partial, file)
 
 
-def _forget_after(file: Path, step: int) -> None:
-    """Keeps a file's lines up to a step, without the half line that a killed run may leave."""
+def _records(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file of the run; none where there is no file."""
+    return [record for _, record in _whole_lines(file)]
+
+
+def _whole_lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines and what they hold, without the half line that a killed run may leave."""
     if not file.exists():
         return
-    kept = []
     with file.open("rb") as lines:
         for line in lines:
             try:
                 record = json.loads(line)
             except ValueError:
                 continue
-            if line.endswith(b"\n") and record["step"] <= step and step > 0:
-                kept.append(line)
+            if line.endswith(b"\n"):
+                yield line, record
+
+
+def _forget_after(file: Path, step: int) -> None:
+    """Keeps a file's whole lines up to a step."""
+    if not file.exists():
+        return
+    kept = [line for line, record in _whole_lines(file) if record["step"] <= step and step > 0]
+    if not kept and file.stem not in _FILES[:2]:
+        file.unlink()
+        return
     partial = file.with_name(file.name + ".partial")
     partial.write_bytes(b"".join(kept))
     os.replace(partial, file)

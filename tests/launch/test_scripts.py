@@ -76,7 +76,7 @@ def test_two_processes_train_and_checkpoint_together(tmp_path):
         "train.steps": 6,
         "train.batch_size": 16,
         "train.log_every": 1,
-        "train.tensorboard": "false",
+        "train.trackers": "()",
         "data.encoder_length": 32,
         "data.decoder_length": 16,
         "tokenizer.vocabulary_size": 340,

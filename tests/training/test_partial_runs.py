@@ -31,7 +31,7 @@ SETTINGS = {
     "train.steps": "2",
     "train.batch_size": "8",
     "train.log_every": "1",
-    "train.tensorboard": "false",
+    "train.trackers": "()",
     "data.encoder_length": "24",
     "data.decoder_length": "12",
     "optimizer.name": "adamw",
