@@ -1,5 +1,6 @@
 """Personal data and secrets in text: patterns, and the check sums that tell them from noise."""
 
+import ipaddress
 import math
 import re
 from collections import Counter
@@ -11,6 +12,28 @@ _SHORTEST_SECRET, _LEAST_SECRET_BITS = 10, 3.2
 _EXAMPLE_DOMAIN = re.compile(
     r"(?:^|\.)(?:example(?:\.[a-z]+)?|test|invalid|localhost|local|domain\.com|python\.org)$"
 )
+
+
+# Addresses of public name servers, which everyone writes.
+_NAME_SERVERS = frozenset(
+    ("8.8.8.8", "8.8.4.4", "1.1.1.1", "1.0.0.1", "9.9.9.9", "2001:4860:4860::8888")
+    + ("2001:4860:4860::8844", "2606:4700:4700::1111", "2606:4700:4700::1001")
+)
+# The newer of the ranges for documentation (RFC 9637), which Python does not know before 3.13.
+_DOCUMENTATION = ipaddress.ip_network("3fff::/20")
+# In front of four numbers with dots that are no address.
+_VERSION = re.compile(
+    r"(?:version|release|revision|build|section|chapter|clause|figure|table|rfc|oid|v|ver|sec)s?"
+    r"[\s.:=#\"']*$|(?:[=<>~!^]=?|§)\s*[\"']?$|[\w)]/$",
+    re.IGNORECASE,
+)
+# Versions and sections have small numbers; an address of such is taken for one where a word says
+# so.
+_SMALL, _ADDRESS_WORD = (
+    32,
+    re.compile(r"(?:\bip\W*|\bips\W*|address\W*|host\W*|//)$", re.IGNORECASE),
+)
+_CONTEXT = 24
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,55 @@ def entropy(text: str) -> float:
     """Bits a character, by the frequencies of the text's own characters."""
     counts = Counter(text).values()
     return -sum(n / len(text) * math.log2(n / len(text)) for n in counts)
+
+
+def is_placeholder(digits: str) -> bool:
+    """Whether a telephone number is one of those that stand for any: 555-01xx, 123456789, 00000."""
+    local = digits[-7:]
+    fictional = local.startswith("55501") or (len(digits) == 7 and local.startswith("555"))
+    return fictional or digits in "01234567890123456789" or len(set(digits)) <= 2
+
+
+def is_public_address(text: str) -> bool:
+    """Whether the text is the address of one machine on the internet (IPv4 or IPv6).
+
+    Private, local and documentation ranges, networks and public name servers are not.
+    """
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    if str(address) in _NAME_SERVERS or address.is_multicast or address.is_reserved:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        # Global unicast is 2000::/3; without an interface it is a network.
+        inside = int(address) >> 125 == 1 and int(address) % 2**64 != 0
+        return inside and address.is_global and address not in _DOCUMENTATION
+    return address.is_global and int(address) % 2**8 != 0
+
+
+def _is_machine(match: re.Match[str]) -> bool:
+    before = match.string[max(0, match.start() - _CONTEXT) : match.start()]
+    named = _ADDRESS_WORD.search(before) is not None
+    small = sum(int(part) < _SMALL for part in match[1].split(".")) >= 3
+    if not named and (small or _VERSION.search(before)):
+        return False
+    return is_public_address(match[1]) and not is_placeholder(match[1].replace(".", ""))
+
+
+def _is_telephone(match: re.Match[str]) -> bool:
+    digits = re.sub(r"\D", "", match[match.lastindex or 0])
+    return 7 <= len(digits) <= 15 and not is_placeholder(digits) and not _is_size(int(digits))
+
+
+def _is_mobile(match: re.Match[str]) -> bool:
+    digits = re.sub(r"\D", "", match[0])
+    return not _is_size(int(digits)) and int(digits) % 1000 != 0 and not is_placeholder(digits)
+
+
+def _is_size(number: int) -> bool:
+    """Whether it is a power of two or next to one, as sizes and limits are."""
+    return number & (number - 1) == 0 or number & (number + 1) == 0
 
 
 def _is_own_address(match: re.Match[str]) -> bool:
@@ -124,12 +196,61 @@ PATTERNS = (
             r"|(?<![\w+])\+[1-9]\d{9,14}(?!\w)"
             r"|(?<!\w)\([2-9]\d{2}\) ?[2-9]\d{2}-\d{4}(?!\w)"
         ),
-        lambda match: 10 <= sum(c.isdigit() for c in match[0]) <= 15,
+        lambda match: sum(map(str.isdigit, match[0])) >= 10 and _is_telephone(match),
     ),
     Pattern(
         "personal_data",
         ("-",),
-        re.compile(r"(?<![\w.-])[2-9]\d{2}-[2-9]\d{2}-\d{4}(?![\w-])"),
+        re.compile(r"(?<![\w.-])(?:1-)?[2-9]\d{2}-[2-9]\d{2}-\d{4}(?![\w-])"),
+        _is_telephone,
+    ),
+    # Chinese mobile numbers; those of other countries begin with 0 and are told by a word.
+    Pattern(
+        "personal_data",
+        ("1",),
+        re.compile(
+            r"(?<![\w.,+*/-])1(?:[38]\d|4[5-9]|5[0-35-9]|6[2567]|7[0-8]|9[0-35-9])"
+            r"(?:\d{8}|([ -])\d{4}\1\d{4})(?![\w*/-]|[.,]\d)"
+        ),
+        _is_mobile,
+    ),
+    Pattern(
+        "personal_data",
+        (
+            "el",
+            "EL",
+            "hone",
+            "HONE",
+            "ax",
+            "AX",
+            "on",
+            "obile",
+            "MOBIL",
+            "电话",
+            "電話",
+            "手机",
+            "ел",
+        ),
+        re.compile(
+            r"(?:\b(?:tele)?phone|\btelefon[oe]?|\btél(?:éphone)?|\btel|\bfon|\bfax|\bmobil[e]?"
+            r"|\bтел|电话|電話|手机)\b[.]?"
+            r"(?:\s*(?:numbers?|no\.|nr\.|号码|is))?\s*[:：.=]?\s*"
+            r"(\(?\d{2,5}\)?(?:[ /.-]{0,2}\(?\d{2,8}\)?){1,5})(?![\w-])",
+            re.IGNORECASE,
+        ),
+        _is_telephone,
+    ),
+    Pattern(
+        "personal_data",
+        _DIGITS,
+        re.compile(r"(?<![\w.-])((?:\d{1,3}\.){3}\d{1,3})(?![\w-]|\.\d)"),
+        _is_machine,
+    ),
+    Pattern(
+        "personal_data",
+        ("2", "3"),
+        re.compile(r"(?<![\w:.])([23][0-9a-f]{3}:[0-9a-f:]{2,34})(?!\w|\.\d)", re.IGNORECASE),
+        lambda match: is_public_address(match[1].rstrip(":")),
     ),
     # United States social security numbers: no area 000, 666 or 9xx, group 00 or serial 0000.
     Pattern(
