@@ -19,7 +19,7 @@ _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 # One key press may reach a process twice, from the terminal and from a script that started it.
 _SAME_SIGNAL_SECONDS = 1.0
 # What the main thread gets to end by itself before the first step.
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 3.0
 
 
 class StopRequest:

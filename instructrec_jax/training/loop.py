@@ -79,6 +79,7 @@ class Loop:
           DivergedError: too many non-finite steps in a row.
           Preempted: a signal asked to stop; the state is saved.
         """
+        self._clock.settle("start")
         self._reporter.begin()
         try:
             if self._owes_evaluation(int(state.step)) and not self._evaluate(
@@ -91,8 +92,9 @@ class Loop:
             self._profile.close()
 
     def _take_steps(self, state: TrainState) -> None:
-        # TensorFlow takes seconds to load: a mistake in the config is told before.
-        from instructrec_jax.data.pipeline import training_batches
+        with self._clock.measure("start"):
+            # TensorFlow takes seconds to load: a mistake in the config is told before.
+            from instructrec_jax.data.pipeline import training_batches
 
         config = self._run.config
         first, last = int(state.step) + 1, config.train.steps

@@ -59,6 +59,10 @@ class Clock:
         finally:
             self.seconds[name] += time.perf_counter() - begin
 
+    def settle(self, name: str) -> None:
+        """Adds the time since the start that nothing has measured to `name`."""
+        self.seconds[name] += self.elapsed() - sum(self.seconds.values())
+
     def elapsed(self) -> float:
         """Seconds since the start."""
         return time.perf_counter() - self.start
