@@ -34,6 +34,7 @@ _SMALL, _ADDRESS_WORD = (
     re.compile(r"(?:\bip\W*|\bips\W*|address\W*|host\W*|//)$", re.IGNORECASE),
 )
 _CONTEXT = 24
+_CHINESE_TELEPHONE = re.compile(r"[\u4e00-\u9fff]|phone|mobile|\btel\b|\bcell\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,12 @@ def _is_telephone(match: re.Match[str]) -> bool:
 
 def _is_mobile(match: re.Match[str]) -> bool:
     digits = re.sub(r"\D", "", match[0])
-    return not _is_size(int(digits)) and int(digits) % 1000 != 0 and not is_placeholder(digits)
+    if _is_size(int(digits)) or is_placeholder(digits):
+        return False
+    # Eleven digits in a row are a number of any kind, but for what stands around them.
+    start, end = match.span()
+    around = match.string[max(0, start - _CONTEXT) : end + _CONTEXT]
+    return match[1] is not None or _CHINESE_TELEPHONE.search(around) is not None
 
 
 def _is_size(number: int) -> bool:
@@ -234,7 +240,7 @@ PATTERNS = (
         re.compile(
             r"(?:\b(?:tele)?phone|\btelefon[oe]?|\btél(?:éphone)?|\btel|\bfon|\bfax|\bmobil[e]?"
             r"|\bтел|电话|電話|手机)\b[.]?"
-            r"(?:\s*(?:numbers?|no\.|nr\.|号码|is))?\s*[:：.=]?\s*"
+            r"(?:\s*(?:numbers?|no\.|nr\.|号码|is))?[\"']?\s*[:：.=]?\s*[\"']?"
             r"(\(?\d{2,5}\)?(?:[ /.-]{0,2}\(?\d{2,8}\)?){1,5})(?![\w-])",
             re.IGNORECASE,
         ),

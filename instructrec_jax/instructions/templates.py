@@ -42,6 +42,10 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 _WIDE_MARKS = re.compile(r"[\u3000-\u303f\uff01-\uff0f\uff1a-\uff20“”]")
 _HIDDEN = "\ufffc"
 _LENGTH = "target_words"
+# A text may have this many characters, and besides the fields so many times.
+_LEAST_BOUND, _MOST_COPIES = 10_000, 8
+# The filter that every loop's items go through; no name that a template can write. Its limit.
+_LOOPED, _MOST_LOOPED = "items of a loop", 1_000
 
 
 # What a template may be made of: nothing that calls, multiplies, loads or defines. Jinja's sandbox
@@ -99,7 +103,19 @@ def _lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{mark}. {option}" for mark, option in zip(marks, options, strict=False))
 
 
+def _looped(items: Any) -> Any:
+    """What a loop may go through: a list of few things, not the characters of a text."""
+    if isinstance(items, jinja2.Undefined):
+        return items
+    if not isinstance(items, Sequence | Mapping) or isinstance(items, str | bytes):
+        raise jinja2.TemplateRuntimeError(f"a loop cannot go through a {type(items).__name__}")
+    if len(items) > _MOST_LOOPED:
+        raise jinja2.TemplateRuntimeError(f"a loop cannot go through {len(items):,} items")
+    return items
+
+
 _ENVIRONMENT.filters |= {
+    _LOOPED: _looped,
     "inline": _inline,
     "inline_chinese": _inline_chinese,
     "listed": _listed,
@@ -120,7 +136,7 @@ class Template:
     def _parsed(self) -> tuple[frozenset[str], jinja2.Template]:
         """The fields that the template asks for, and its program."""
         try:
-            return _program(self.text)
+            return compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
             raise DataError(f"{self.file}: template {self.id}: {error}") from error
 
@@ -139,12 +155,12 @@ class Template:
 
         Raises:
             DataError: the template asks for a field that this task has not, or for an attribute
-                that the sandbox refuses.
+                that the sandbox refuses, loops over a text, or gives a text out of all proportion.
         """
         asked, program = self._parsed
         fields = template_fields(draft, asked)
         try:
-            instruction = program.render(fields).strip()
+            instruction = rendered(program, fields).strip()
         except jinja2.TemplateError as error:
             known = ", ".join(sorted({*fields, _LENGTH}))
             raise DataError(f"{self.file}: template {self.id}: {error}; fields: {known}") from error
@@ -152,12 +168,39 @@ class Template:
 
 
 @lru_cache(maxsize=4096)
-def _program(text: str) -> tuple[frozenset[str], jinja2.Template]:
+def compiled(text: str) -> tuple[frozenset[str], jinja2.Template]:
+    """The fields that a template asks for, and its program for `rendered`.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it is no Jinja, or may take endless time or memory.
+    """
     tree = _ENVIRONMENT.parse(text)
     # Compiling works constants out: what is refused must not come so far.
     if refused := _forbidden(tree):
         raise jinja2.TemplateSyntaxError(f"a template may not use {refused}", 1)
+    for loop in tree.find_all(nodes.For):
+        # What a loop goes through is known when it runs.
+        loop.iter = nodes.Filter(loop.iter, _LOOPED, [], [], None, None)
     return frozenset(meta.find_undeclared_variables(tree)), _ENVIRONMENT.from_string(tree)
+
+
+def rendered(program: jinja2.Template, fields: Mapping[str, Any]) -> str:
+    """What a compiled template makes of the fields.
+
+    Raises:
+        jinja2.TemplateError: an unknown field, what the sandbox refuses, a loop over a text or too
+            many items, or many times as much text as the fields hold.
+    """
+    parts, length = [], 0
+    most = _LEAST_BOUND
+    for part in program.generate(fields):
+        parts.append(part)
+        length += len(part)
+        if length > most:
+            most = _LEAST_BOUND + _MOST_COPIES * sum(len(str(value)) for value in fields.values())
+            if length > most:
+                raise jinja2.TemplateRuntimeError(f"its text has more than {most:,} characters")
+    return "".join(parts)
 
 
 def template_fields(draft: Draft, asked: Collection[str] = (_LENGTH,)) -> Mapping[str, Any]:

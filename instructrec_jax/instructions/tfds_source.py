@@ -6,9 +6,11 @@ A recipe file, NAME.tfds.json, stands wherever a file of examples does:
      "instruction": "Is this review positive or negative?", "input": "{{ sentence }}",
      "target": "{{ label }}"}
 
-"task" and "data_dir" may be added. A token cache made from a recipe is made again when the
-files of the dataset in that folder (without "data_dir": TFDS_DATA_DIR, or ~/tensorflow_datasets)
-change. Only prepared data are read: nothing is downloaded. Records keep the order of the files.
+The templates are as strict as those of the template bank: no calls, a few filters, no loop over a
+text (templates.py). "task" and "data_dir" may be added. A token cache made from a recipe is made
+again when the files of the dataset in that folder (without "data_dir": TFDS_DATA_DIR, or
+~/tensorflow_datasets) change. Only prepared data are read: nothing is downloaded. Records keep
+the order of the files.
 """
 
 import dataclasses
@@ -20,7 +22,6 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from jinja2.sandbox import SandboxedEnvironment
 
 # TensorFlow has to be set up before tensorflow_datasets loads it.
 import instructrec_jax.data.tensorflow_cpu  # noqa: F401  isort: skip
@@ -28,9 +29,7 @@ import tensorflow_datasets as tfds
 
 from instructrec_jax.errors import DataError, nearest
 from instructrec_jax.instructions.example import SPLITS, InstructionExample, Provenance
-
-_ENVIRONMENT = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
-
+from instructrec_jax.instructions.templates import compiled, rendered
 
 _REQUIRED = ("name", "splits", "instruction", "target")
 _OPTIONAL = ("input", "task", "data_dir")
@@ -189,15 +188,15 @@ def columns_of(builder: Any) -> list[str]:
 
 def _compile(label: str, text: str) -> tuple[str, jinja2.Template]:
     try:
-        return label, _ENVIRONMENT.from_string(text)
+        return label, compiled(text)[1]
     except jinja2.TemplateSyntaxError as error:
         raise DataError(f"the {label} template {text!r} is not Jinja: {error}") from error
 
 
 def _render(template: tuple[str, jinja2.Template], fields: dict[str, Any], *, place: str) -> str:
-    label, compiled = template
+    label, program = template
     try:
-        return compiled.render(fields)
+        return rendered(program, fields)
     except jinja2.TemplateError as error:
         raise DataError(
             f"{place}: the {label} template: {error}; features: {', '.join(sorted(fields))}"

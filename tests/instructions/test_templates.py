@@ -255,6 +255,34 @@ def test_what_calls_multiplies_or_loads_is_refused_before_it_runs(tmp_path, text
         bank(tmp_path, text.replace("'", '"'))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{% for letter in input %}{{ input }}{% endfor %}", "a loop cannot go through a str"),
+        ("{% for one in input | upper %}x{% endfor %}", "a loop cannot go through a str"),
+        ("{% for one in options %}{{ input }}{% endfor %}", "has more than 9.,... characters"),
+        ("{% for one in number %}x{% endfor %}", "a loop cannot go through a int"),
+        ("{% for one in many %}x{% endfor %}", "a loop cannot go through 2,000 items"),
+        ("{{ input }}" * 20, "has more than"),
+    ],
+)
+def test_texts_out_of_proportion_are_refused(tmp_path, text, message):
+    (template,) = bank(tmp_path, text)
+    fields = {"input": "x" * 10_000, "options": tuple("abcdefgh" * 4), "number": 3}
+    fields |= {"many": [""] * 2_000} if "many" in text else {}
+    with pytest.raises(DataError, match=rf"t\.toml: template t\.a: .*{message}"):
+        template.render(Draft(fields, target="y", options=("a", "b")))
+
+
+def test_loops_go_through_lists_and_mappings(tmp_path):
+    text = "{% for name in columns %}{{ loop.index }}{{ name }}={{ columns[name] }};{% endfor %}"
+    (template,) = bank(tmp_path, text)
+    draft = Draft({"input": "", "columns": {"a": 1, "b": 2}}, target="y")
+    assert template.render(draft)[0] == "1a=1;2b=2;"
+    with pytest.raises(DataError, match="'columns' is undefined"):
+        template.render(Draft({"input": ""}, target="y"))
+
+
 def test_fields_are_text_not_templates(tmp_path):
     (template,) = bank(tmp_path, "Say {{ input }}")
     assert template.render(Draft({"input": "{{ 1 + 1 }}"}, target="y")) == ("Say {{ 1 + 1 }}", "")

@@ -76,6 +76,8 @@ def test_parts_of_a_split_and_a_task_name(data_dir):
         ({"target_template": "{{ answer }}"}, "'answer' is undefined; features: label, premise"),
         ({"target_template": "{{ premise.__class__.mro() }}"}, "target template"),
         ({"target_template": "{{ premise"}, "target template .* is not Jinja"),
+        ({"target_template": "{{ range(9) }}"}, "target template .* may not use"),
+        ({"target_template": "{% for a in premise %}{{ premise }}{% endfor %}"}, "through a str"),
         ({"target_template": " "}, "the target comes out empty"),
     ],
 )
