@@ -12,24 +12,40 @@ the same shuffled order and go through the same tf.data pipeline:
 - this library, at several numbers of open rows
 
 Printed: fill of both sides (share of positions that hold a token), planning and pipeline speed.
+
+    python benchmarks/packing.py --planning=1000000,10000000,100000000
+
+Time and memory of planning so many examples of 100 tasks, rows of 1024/256 tokens, a process for
+each; their offsets take 20 bytes an example of disk for as long. Printed: seconds until the plan
+stands, and until the rows of step 1 do; examples planned a second, in the blocks of --blocks; the
+fill of the binding side in the first block; seconds in which a fresh plan finds the step after
+those blocks by its bookmark; and peak memory, of which the pages of the mapped files (`mapped`) may
+be dropped at any time.
 """
 
+import dataclasses
 import platform
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from absl import app, flags
 
 from instructrec_jax.data.packing import Rows, pack
-from instructrec_jax.data.pipeline import evaluation_batches
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.shuffling import shuffled
-from instructrec_jax.data.tensorflow_cpu import tf
 from instructrec_jax.data.token_cache import TokenCache
 
 _EXAMPLES = flags.DEFINE_integer("examples", 200_000, "Examples to pack, before those too long go.")
+_PLANNING = flags.DEFINE_list("planning", [], "Measure planning alone, of so many examples.")
+_BLOCKS = flags.DEFINE_integer("blocks", 8, "Blocks of an epoch to plan then.")
+_PLANNED = flags.DEFINE_string("planned", None, "Folder of the offsets that this process plans.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Rows of a batch in the tf.data pipeline.")
 
 # Row lengths (encoder, decoder), and median and sigma of the log-normal lengths on each side.
@@ -89,12 +105,15 @@ class _FixedPlan(PackingPlan):
     """A plan of rows that were packed elsewhere."""
 
     def __init__(self, cache: TokenCache, config: PlanConfig, rows: Rows) -> None:
-        super().__init__(cache, config)
-        self._epochs[0] = rows
+        super().__init__(cache, dataclasses.replace(config, block_examples=max(len(cache), 1)))
+        self._blocks[0, 0] = rows
 
 
 def measure(name: str, cache: TokenCache, config: PlanConfig, way: Callable[..., Rows]) -> None:
     """Pack in one way, run its rows through tf.data, print a line."""
+    # Planning is measured without the memory that TensorFlow takes.
+    from instructrec_jax.data.pipeline import evaluation_batches
+
     lengths = np.stack([np.diff(cache.encoder_offsets), np.diff(cache.decoder_offsets)])
     started = time.perf_counter()
     order = shuffled(len(cache), "benchmark")
@@ -116,19 +135,109 @@ def measure(name: str, cache: TokenCache, config: PlanConfig, way: Callable[...,
     )
 
 
+def write_offsets(folder: Path, examples: int) -> None:
+    """Offsets and tasks of random examples, in chunks."""
+    limits, *sides = SETTINGS[0]
+    offsets = [
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.int64, (examples + 1,))
+        for name in ("encoder", "decoder")
+    ]
+    tasks = np.lib.format.open_memmap(folder / "tasks.npy", "w+", np.int32, (examples,))
+    generator = np.random.Generator(np.random.Philox(0))
+    for start in range(0, examples, 2**20):
+        count = min(2**20, examples - start)
+        drawn = [np.exp(generator.normal(np.log(m), s, 2 * count + 9)) for m, s in sides]
+        fits = (drawn[0] < limits[0]) & (drawn[1] < limits[1])
+        for side, lengths in zip(offsets, drawn, strict=True):
+            kept = np.maximum(lengths[fits][:count].astype(np.int64), 1)
+            side[start + 1 : start + 1 + count] = side[start] + np.cumsum(kept)
+        # Task t has about 1 / t of the examples of task 1.
+        tasks[start : start + count] = np.exp(generator.uniform(0, np.log(100), count)) - 1
+
+
+def measure_planning(folder: Path) -> None:
+    """Plan the blocks of a process, print a line."""
+    encoder, decoder, tasks = (
+        np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("encoder", "decoder", "tasks")
+    )
+    cache = TokenCache(
+        encoder_tokens=np.zeros(0, np.uint16),
+        encoder_offsets=encoder,
+        decoder_tokens=np.zeros(0, np.uint16),
+        decoder_offsets=decoder,
+        task_ids=tasks,
+        tasks=tuple(f"task {number}" for number in range(100)),
+        dropped={},
+        truncated=0,
+        sha256="",
+    )
+    config = PlanConfig(
+        1024, 256, _BATCH_SIZE.value, mixture="temperature", mixture_temperature=2.0
+    )
+    started = time.perf_counter()
+    plan = PackingPlan(cache, config)
+    planned = time.perf_counter() - started
+    plan.rows_for_steps(0, 1)
+    first_step = time.perf_counter() - started
+    started, rows, examples = time.perf_counter(), 0, 0
+    blocks = min(_BLOCKS.value, plan.block_count(0))
+    for block in range(blocks):
+        made = plan.block_rows(0, block)
+        rows, examples = rows + len(made), examples + len(made.examples)
+    # The first block was made before step 1.
+    speed = examples / (time.perf_counter() - started + first_step - planned)
+    last = rows // _BATCH_SIZE.value - 1
+    plan.rows_for_steps(last, last + 1)
+    resumed = PackingPlan(cache, config)
+    started = time.perf_counter()
+    resumed.open_at(plan.bookmark(last))
+    resumed.rows_for_steps(last, last + 1)
+    found = time.perf_counter() - started
+    status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
+    mapped = int(status["RssFile"].split()[0]) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(
+        f"{len(cache):>12,}{planned:>9.2f}{first_step:>9.2f}{speed:>14,.0f}"
+        f"{plan.statistics(0)['encoder_fill']:>9.1%}{found:>9.2f}{peak:>9.2f}{mapped:>9.2f}",
+        flush=True,
+    )
+
+
+def planning_table() -> None:
+    """A line for each number of examples, each of a process of its own."""
+    print(
+        f"{'examples':>12}{'plan':>9}{'step 1':>9}{'planned':>14}{'encoder':>9}{'resume':>9}"
+        f"{'peak':>9}{'mapped':>9}\n{'':>12}{'s':>9}{'s':>9}{'examples/s':>14}{'fill':>9}{'s':>9}"
+        f"{'GB':>9}{'GB':>9}",
+        flush=True,
+    )
+    for examples in map(int, _PLANNING.value):
+        with tempfile.TemporaryDirectory() as folder:
+            write_offsets(Path(folder), examples)
+            own = (f"--batch_size={_BATCH_SIZE.value}", f"--blocks={_BLOCKS.value}")
+            subprocess.run([sys.executable, __file__, f"--planned={folder}", *own], check=True)
+
+
 def describe_machine() -> str:
     """Processor, cores and the versions that matter."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     processor = f"{names[0]}, {len(names)} cores" if names else platform.processor()
-    versions = f"numpy {np.__version__}, tensorflow {tf.__version__}"
+    tensorflow = "tensorflow-cpu" if sys.platform == "linux" else "tensorflow"
+    versions = f"numpy {np.__version__}, {tensorflow} {version(tensorflow)}"
     return f"{processor}; Python {platform.python_version()}, {versions}"
 
 
 def main(_: list[str]) -> None:
-    """Print a table for each setting."""
+    """Print a table for each setting, or that of planning."""
+    if _PLANNED.value:
+        measure_planning(Path(_PLANNED.value))
+        return
     print(describe_machine())
+    if _PLANNING.value:
+        planning_table()
+        return
     for limits, encoder, decoder in SETTINGS:
         cache = synthetic_cache(limits, encoder, decoder, _EXAMPLES.value)
         config = PlanConfig(

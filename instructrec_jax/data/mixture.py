@@ -201,6 +201,8 @@ def _check(
             )
         if not (math.isfinite(rate) and rate >= 0):
             raise ConfigError(f"{key}: {task!r} has the rate {rate}: must be >= 0")
+        if rate > 0 and not sizes[task]:
+            raise ConfigError(f"{key}: no example of {task!r} fits a row, so none can be drawn")
         if names.count(task) > 1:
             raise ConfigError(f"{key} names the task {task!r} twice")
     if not any(rate > 0 for _, rate in rates):

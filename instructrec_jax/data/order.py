@@ -44,7 +44,8 @@ class ExampleOrder:
         """
         self._seed = seed
         self._shuffle = shuffle
-        self._sizes = sizes
+        # A task without examples is never drawn.
+        self._sizes = np.maximum(sizes, 1)
         self._starts = np.cumsum(sizes) - sizes
         self._members = _sorted_by_task(task_ids, self._starts)
         self._phases = [

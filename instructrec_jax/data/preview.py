@@ -145,12 +145,15 @@ def mixture_table(plan: PackingPlan, *, steps: int) -> str:
         size = plan.epoch_size(phase.first_epoch)
         until = f" to {later[0].first_epoch - 1}" if later else ""
         onwards = "" if later or not number else " and all after it"
+        reached = "" if epochs else ", not reached by this run"
         noun = "epochs" if until else "from epoch" if not number else "epoch"
-        lines.append(f"mixture, {noun} {phase.first_epoch}{until}{onwards}: {size:,} examples each")
+        lines.append(
+            f"mixture, {noun} {phase.first_epoch}{until}{onwards}: {size:,} examples each{reached}"
+        )
         heading = "".join(name.rjust(column) for name, column in _COLUMNS)
         lines.append("  " + "task".ljust(width) + heading)
         for task, count in phase.counts.items():
-            uses[task] += epochs * count / plan.sizes[task]
+            uses[task] += epochs * count / max(plan.sizes[task], 1)
             cells = (
                 f"{plan.sizes[task]:,}",
                 f"{phase.rates[task]:.2%}",

@@ -127,11 +127,12 @@ def test_schedules_without_meaning_are_refused(schedule, message):
         ({"mixture": "explicit", "rates": (("translate", -1.0),)}, "has the rate -1.0"),
         ({"mixture": "explicit", "rates": (("tranlate", 1.0),)}, "did you mean 'translate'"),
         ({"mixture": "explicit", "rates": (("translate", 1.0),) * 2}, "twice"),
+        ({"mixture": "explicit", "rates": (("none", 1.0),)}, "no example of 'none' fits a row"),
     ],
 )
 def test_settings_without_meaning_are_refused(settings_, message):
     with pytest.raises(ConfigError, match=message):
-        epoch_counts(SIZES, **settings_)
+        epoch_counts({**SIZES, "none": 0}, **settings_)
 
 
 def test_a_schedule_of_a_config():

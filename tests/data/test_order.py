@@ -65,6 +65,11 @@ def test_without_shuffling_tasks_follow_one_another():
     assert epoch(order, 1) == [3, 1, 3, 2]
 
 
+def test_a_task_without_examples_is_never_drawn():
+    order = an_order([0, 2, 2], (0, [1, 0, 2]))
+    assert sorted(epoch(order, 0)) == sorted(epoch(order, 7)) == [0, 1, 2]
+
+
 def test_tasks_are_mixed_all_over_an_epoch():
     order = an_order([0] * 9_000 + [1] * 1_000, (0, [9_000, 1_000]))
     rare = np.array(epoch(order, 0)) >= 9_000

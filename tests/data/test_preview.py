@@ -97,6 +97,8 @@ def test_the_mixture_in_numbers(make_cache):
     assert lines[6] == ["much", "6", "25.00%", "25.00%", "2", "2.33", "x"]
     assert lines[7] == ["little", "2", "75.00%", "75.00%", "6", "5.00", "x"]
     assert " ".join(lines[8]).startswith("12 steps of 2 rows are about 3.00 epochs")
+    assert "not reached" not in mixture_table(plan, steps=9)
+    assert mixture_table(plan, steps=8).count("not reached by this run") == 1
 
 
 def test_previewing_changes_no_row(plan_of):
