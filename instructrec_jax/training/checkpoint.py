@@ -178,17 +178,17 @@ def verify_item(folder: Path, expected: Mapping[str, int]) -> int:
             tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
     except Exception as error:
         raise _read_error(folder, error) from error
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    names = [path_name(path) for path, _ in leaves]
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     missing = sorted({*expected} ^ {*names})
     if missing:
         raise DamagedCheckpointError(f"{folder} is damaged: {missing[0]} is missing or too much")
-    structure = jax.tree.structure(tree)
-    types = structure.unflatten([ocp.RestoreArgs(restore_type=np.ndarray)] * len(names))
+    types = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     for place, name in enumerate(names):
         # All others are left on disk.
-        item = [0 if other == place else ocp.PLACEHOLDER for other in range(len(names))]
-        restored = _restore(folder, structure.unflatten(item), types)
+        item = jax.tree_util.tree_map_with_path(
+            lambda path, _, name=name: 0 if path_name(path) == name else ocp.PLACEHOLDER, tree
+        )
+        restored = _restore(folder, item, types)
         check_item(folder, {name: jax.tree.leaves(restored)[place]}, {name: expected[name]})
     return len(names)
 

@@ -1,6 +1,7 @@
 """A model to decode with, evaluate or start from, in whatever kind of folder it comes.
 
     runs/demo, runs/demo/checkpoints/600   a run of `train`, or one of its checkpoints
+    runs/demo/checkpoints/best             the one with the best validation
     models/flan                            a params-only folder of `convert`
     flan-t5-base                           a Hugging Face folder
 
@@ -35,8 +36,11 @@ from instructrec_jax.training.checkpoint import (
 )
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.freezing import ADAPTERS_ONLY, joined, split
+from instructrec_jax.training.keeping import read_best
 from instructrec_jax.training.sharding import path_name
 
+# Names the best step of a `checkpoints/` folder in which nothing has this name.
+BEST = "best"
 # Lengths in tokens of a model from elsewhere: those that T5 was pretrained with, roughly.
 FOREIGN_ENCODER_LENGTH, FOREIGN_DECODER_LENGTH = 512, 128
 
@@ -98,6 +102,14 @@ def find_model_folder(path: Path) -> tuple[Path, str]:
     Raises:
       CheckpointError: nothing is there.
     """
+    if path.name == BEST and not path.exists():
+        best = read_best(path.parent)
+        if best is None or not (path.parent / str(best["step"]) / METADATA_FILE).is_file():
+            raise CheckpointError(
+                f"{path}: which checkpoint is best is not known; a run with checkpoint.best_metric "
+                "notes it"
+            )
+        return path.parent / str(best["step"]), f"best checkpoint by {best['metric']}"
     if not path.is_dir():
         problem = "is a file, not a folder" if path.exists() else "does not exist"
         raise CheckpointError(f"checkpoint {path} {problem}")
