@@ -188,17 +188,19 @@ def measure_planning(folder: Path) -> None:
     speed = examples / (time.perf_counter() - started + first_step - planned)
     last = rows // _BATCH_SIZE.value - 1
     plan.rows_for_steps(last, last + 1)
-    resumed = PackingPlan(cache, config)
+    bookmark, fill = plan.bookmark(last), plan.statistics(0)["encoder_fill"]
+    del plan
+    plan = PackingPlan(cache, config)
     started = time.perf_counter()
-    resumed.open_at(plan.bookmark(last))
-    resumed.rows_for_steps(last, last + 1)
+    plan.open_at(bookmark)
+    plan.rows_for_steps(last, last + 1)
     found = time.perf_counter() - started
     status = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines())
     mapped = int(status["RssFile"].split()[0]) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"{len(cache):>12,}{planned:>9.2f}{first_step:>9.2f}{speed:>14,.0f}"
-        f"{plan.statistics(0)['encoder_fill']:>9.1%}{found:>9.2f}{peak:>9.2f}{mapped:>9.2f}",
+        f"{fill:>9.1%}{found:>9.2f}{peak:>9.2f}{mapped:>9.2f}",
         flush=True,
     )
 

@@ -30,6 +30,8 @@ def run_summary(
     gradients = bytes_per_device(shapes.trained)
     optimizer = bytes_per_device(shapes.optimizer_state)
     packing = data.training.statistics(0)
+    # More blocks than one: the number of rows is reckoned from the first.
+    about = "about " if data.training.block_count(0) > 1 else ""
     axes = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     kind = jax.devices()[0].device_kind
     lines = [
@@ -38,8 +40,8 @@ def run_summary(
         f"mesh {axes} on {mesh.size} {kind} device(s), {jax.process_count()} process(es)",
         f"memory a device: parameters {_size(parameters)}, gradients {_size(gradients)}, "
         f"optimizer {_size(optimizer)}; activations and updates come on top",
-        f"data: {packing['examples']:,} examples in {packing['rows']:,} packed rows an epoch "
-        f"({packing['examples_per_row']:.1f} a row); filled: encoder "
+        f"data: {packing['examples']:,} examples in {about}{packing['rows']:,} packed rows "
+        f"an epoch ({packing['examples_per_row']:.1f} a row); filled: encoder "
         f"{packing['encoder_fill']:.1%}, decoder {packing['decoder_fill']:.1%}",
     ]
     cache = data.training_cache
