@@ -283,7 +283,7 @@ def _train() -> ConfigDict:
     train.z_loss = 1e-4
     # Target positions whose logits are alive at once; 0 = all.
     train.loss_chunk = 0
-    # Steps with a non-finite loss or gradient, in a row, before the run ends with exit code 5.
+    # Steps with a non-finite loss, gradient or update, in a row, before the run ends with code 5.
     train.max_nonfinite_steps = 10
     # A step whose loss lies so many standard deviations above the median of the 100 before it is
     # told and written to spikes.jsonl with the ids of its examples; 0 = not.

@@ -213,15 +213,15 @@ class Loop:
     def _on_nonfinite(self, step: int, figures: dict[str, Any]) -> None:
         in_a_row, most = self._nonfinite_in_a_row, self._run.config.train.max_nonfinite_steps
         self._reporter.say(
-            f"WARNING: step {step} gave a non-finite loss or gradient ({in_a_row} in a row): loss "
-            f"{figures['loss']:.4g}, gradient norm {figures['gradient_norm']:.4g}; its update is "
-            "not applied, its examples are named in nonfinite.jsonl"
+            f"WARNING: step {step} gave a non-finite loss, gradient or update ({in_a_row} in a "
+            f"row): loss {figures['loss']:.4g}, gradient norm {figures['gradient_norm']:.4g}; "
+            "nothing of it is applied, its examples are named in nonfinite.jsonl"
         )
         self._event("nonfinite", step, figures, in_a_row=in_a_row)
         if in_a_row >= most:
             raise DivergedError(
-                f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss or "
-                "gradient; lower optimizer.learning_rate or look at the data, of which "
+                f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss, "
+                "gradient or update; lower optimizer.learning_rate or look at the data, of which "
                 f"{Path(self._run.config.workdir) / 'nonfinite.jsonl'} names the examples"
             )
 
