@@ -283,6 +283,8 @@ def _say_tasks(counted: dict[str, Any], seconds: float, progress: Callable[[str]
         progress(line + (f"   refused: {refused}" if refused else ""))
     told = ", ".join(f"{counted['examples'][split]:,} {split}" for split in SPLITS)
     progress(f"{counted['examples']['total']:,} examples ({told}), {seconds:.1f} s")
+    if counted["missing_examples"]:
+        progress(f"warning: too few documents for tasks with {counted['missing_examples']}")
 
 
 def _audited(

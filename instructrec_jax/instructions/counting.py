@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from instructrec_jax.instructions.example import SPLITS
-from instructrec_jax.instructions.phrasings import Phrasings
+from instructrec_jax.instructions.example import SPLITS, TEST, TRAIN
+from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.splitting import HOLDOUTS
 from instructrec_jax.instructions.tally import Tally
@@ -26,7 +26,7 @@ def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]
         splits[split] += count
         holdouts[holdout] += count
     reasons: Counter[str] = sum((Counter(task["rejected"]) for task in tasks.values()), Counter())
-    return {
+    counted = {
         "examples": {**{split: splits[split] for split in SPLITS}, "total": splits.total()},
         "holdouts": {holdout: holdouts[holdout] for holdout in HOLDOUTS},
         "funnel": {
@@ -44,6 +44,27 @@ def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]
         "documents": sum(source["documents"] for source in sources.values()),
         "sources": sources,
     }
+    return {**counted, "missing_examples": missing_examples(counted, recipe)}
+
+
+def missing_examples(counted: dict[str, Any], recipe: Recipe) -> str:
+    """A line on the tasks that came out without train or without test examples; "" for none.
+
+    Without drafts a task says so by its zeros; what is held out has no train examples by intent.
+    """
+    made = {name: entry for name, entry in counted["tasks"].items() if entry["drafts"]}
+    untrained = [
+        name
+        for name, entry in made.items()
+        if TRAIN not in entry["examples"] and not unseen_task(name, recipe)
+    ]
+    untested = [name for name, entry in made.items() if TEST not in entry["examples"]]
+    parts = [
+        f"no {split} example: {', '.join(names)}"
+        for split, names in ((TRAIN, untrained), (TEST, untested))
+        if names and (split == TRAIN or recipe.test_fraction)
+    ]
+    return "; ".join(parts)
 
 
 def _task(name: str, task: Task, tally: Tally, phrasings: Phrasings) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 from instructrec_jax.instructions.building import TokenizerRecipe, Work, build_dataset
+from instructrec_jax.instructions.counting import missing_examples
 from instructrec_jax.instructions.datasheet import FAMILIES, REASONS
 from instructrec_jax.instructions.filters import FilterSettings
 
@@ -177,3 +179,17 @@ def test_what_else_a_reader_wants_to_know_is_there(built):
 
 def test_every_reason_has_one_family():
     assert sorted(reason for reasons in FAMILIES.values() for reason in reasons) == sorted(REASONS)
+
+
+def test_tasks_without_train_or_test_examples_are_told(built, recipe):
+    info, _, text = built
+    assert bool(info["missing_examples"]) == ("too few documents" in text)
+    entry = {"drafts": 9, "examples": {"train": {"": 3}}}
+    tasks = {"name_topic": entry, "order_words": {**entry, "examples": {"test": {"task": 1}}}}
+    tasks["write_title"] = {**entry, "examples": {}}
+    made = recipe(holdout_tasks=("order_words",))
+    told = missing_examples({"tasks": tasks}, made)
+    assert told == "no train example: write_title; no test example: name_topic, write_title"
+    told = missing_examples({"tasks": tasks}, replace(made, test_fraction=0.0))
+    assert told == "no train example: write_title"
+    assert missing_examples({"tasks": {"write_title": {**entry, "drafts": 0}}}, made) == ""

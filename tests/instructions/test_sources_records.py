@@ -113,6 +113,19 @@ def test_plain_ratings_get_their_scale(tmp_path):
         assert [document.content["rating"] for document in documents] == expected
 
 
+def test_an_owner_names_the_columns_that_hold_a_field(tmp_path):
+    (tmp_path / "a.csv").write_text("review,topic,stars,label\nGood food.,food,5,x\n")
+    plain = {"review": "Good food.", "topic": "food", "stars": "5", "label": "x"}
+    (document,), _ = read("records", tmp_path, label="topic", rating="stars", text="review")
+    assert document.text == "Good food."
+    fields = {name: value for name, value in document.content.items() if name != "columns"}
+    assert fields == plain | {"label": "food", "rating": "5", "text": "Good food."}
+    (document,), _ = read("records", tmp_path, label="topic", fields={"text": "review"})
+    assert document.content == {"text": "Good food.", "label": "food", "columns": plain}
+    (problem,) = READERS["records"].problems(corpus("records", tmp_path, label="topics"))
+    assert problem.startswith("label: a.csv has no column 'topics'; did you mean 'topic'?")
+
+
 def test_json_and_parquet(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -1,5 +1,6 @@
 """Tunes in ABC notation: lengths of bars by hand, and what the tasks make of a tune."""
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -14,6 +15,26 @@ from instructrec_jax.instructions.tasks.music import (
 )
 
 EIGHTH = Fraction(1, 8)
+LETTERS, SEMITONES = "CDEFGAB", (0, 2, 4, 5, 7, 9, 11)
+# Steps of the scales in semitones, from their first notes.
+SCALES = {
+    "": "2212221", "m": "2122122", "dor": "2122212", "phr": "1222122",
+    "lyd": "2221221", "mix": "2212212", "loc": "1221222",
+}  # fmt: skip
+
+
+def accidentals(tonic, mode):
+    """By the scale's steps: {letter: semitones} of letters that are sharp or flat."""
+    place = LETTERS.index(tonic[0])
+    sound = SEMITONES[place] + {"": 0, "#": 1, "b": -1}[tonic[1:]]
+    found = {}
+    for number, step in enumerate(SCALES[mode]):
+        letter = LETTERS[(place + number) % 7]
+        change = (sound - SEMITONES[LETTERS.index(letter)] + 6) % 12 - 6
+        if change:
+            found[letter] = change
+        sound += int(step)
+    return found
 
 
 def tune(**changes):
@@ -116,3 +137,20 @@ def test_metres_that_sound_the_same_are_not_asked_for(drafts_of):
     assert drafts_of("name_metre", tune(metre="2/2")) == []
     assert drafts_of("name_metre", tune(metre="C"))[0].target == "4/4"
     assert drafts_of("continue_tune", tune(body=TUNE["body"].partition("\n")[0])) == []
+
+
+@pytest.mark.parametrize("mode", SCALES)
+def test_every_key_is_spelt_as_its_scale(drafts_of, mode):
+    spelt = 0
+    for tonic in [letter + change for letter in LETTERS for change in ("", "#", "b")]:
+        drafts = drafts_of("name_key", tune(key=f"{tonic}{mode}"))
+        wanted = accidentals(tonic, mode)
+        # A letter that is sharp or flat twice has no place in a signature.
+        assert bool(drafts) == (set(wanted.values()) <= {-1, 1})
+        for draft in drafts:
+            spelt += 1
+            assert draft.target == f"{tonic}{mode}"
+            notes = set(re.findall(r"[_^]?[A-G]", draft.input.split("\n", 1)[-1].upper()))
+            signs = {1: "^", -1: "_"}
+            assert notes <= {signs.get(wanted.get(letter), "") + letter for letter in LETTERS}
+    assert spelt == 15

@@ -9,12 +9,24 @@ from instructrec_jax.errors import nearest
 from instructrec_jax.instructions.document import Document, Unreadable
 from instructrec_jax.instructions.sources.corpus import Corpus, Option
 
+# Fields that tasks are made from, by what their columns hold.
+FIELDS = {
+    "text": "the text that a row is about",
+    "title": "the text's title",
+    "summary": "a summary of the text",
+    "label": "the class of the row, which classify_record asks for",
+    "category": "another class of the row",
+    "rating": "a rating, which sentiment is read off",
+}
 OPTIONS = {
     "fields": Option(
         {},
         'name → column, such as {"title": "headline", "text": "body", "label": "section"}; a dot '
         "goes into a nested object; empty = every column under its own name",
     ),
+    **{
+        name: Option("", f"column of {told}; goes before `fields`") for name, told in FIELDS.items()
+    },
     "licence_field": Option("", "column of a row's own licence; where it is empty, the corpus's"),
     "group_field": Option("", "column that says which rows stay together in one split"),
     "highest_rating": Option(
@@ -46,10 +58,11 @@ def row_document(
         encoding: that the file is in.
     """
     options = corpus.options
+    named = {name: options[name] for name in FIELDS if options[name]}
     columns = {str(key): _text(value) for key, value in row.items()}
     fields = {
         name: columns.get(column, _text(_nested(row, column)))
-        for name, column in (options["fields"] or {key: key for key in columns}).items()
+        for name, column in ((options["fields"] or {key: key for key in columns}) | named).items()
     }
     if not any(value.strip() for value in fields.values()):
         return Unreadable(corpus.name, f"{uri}:{span[0]}", "empty_row")
@@ -85,7 +98,7 @@ def missing_columns(corpus: Corpus, columns: Iterable[str], *, place: str) -> li
     known = tuple(columns)
     options = corpus.options
     wanted = {f"fields.{name}": column for name, column in options["fields"].items()}
-    for key in ("licence_field", "group_field"):
+    for key in (*FIELDS, "licence_field", "group_field"):
         if options[key]:
             wanted[key] = options[key]
     return [

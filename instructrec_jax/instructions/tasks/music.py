@@ -164,23 +164,26 @@ def name_metre(document: Document, context: Context) -> Iterator[Draft]:
 def name_key(document: Document, context: Context) -> Iterator[Draft]:
     """A tune's notes with every accidental of the key written out → its key.
 
-    The signature is what the key adds to the notes; without it no one could tell D from Dm.
+    The signature is what the key adds to the notes; without it no one could tell D from Dm. Keys
+    such as G#, which would sharpen a letter twice, have none.
     """
     bars, key = _bars(document, context), _key(document)
-    if bars and key and not re.search(r"[_^=]", _text(bars)):
-        spelt = _spelt_out(_text(bars), _signature(key))
-        yield Draft({"input": spelt}, target=key)
+    signature = _signature(key) if key else None
+    if bars and signature is not None and not re.search(r"[_^=]", _text(bars)):
+        yield Draft({"input": _spelt_out(_text(bars), signature)}, target=key)
 
 
 _SHARPS = "FCGDAEB"
 _MODES = {"": 0, "m": -3, "dor": -2, "phr": -4, "lyd": 1, "mix": -1, "loc": -5}
 
 
-def _signature(key: str) -> dict[str, str]:
-    """The letters that a key sharpens ("^") or flattens ("_")."""
+def _signature(key: str) -> dict[str, str] | None:
+    """The letters that a key sharpens ("^") or flattens ("_"); None beyond seven of them."""
     match = re.fullmatch(r"([A-G])([#b]?)(.*)", key)
     assert match
     fifths = _SHARPS.index(match[1]) - 1 + {"": 0, "#": 7, "b": -7}[match[2]] + _MODES[match[3]]
+    if abs(fifths) > len(_SHARPS):
+        return None
     if fifths >= 0:
         return dict.fromkeys(_SHARPS[:fifths], "^")
     return dict.fromkeys(_SHARPS[fifths:], "_")
