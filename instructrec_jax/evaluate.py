@@ -1,11 +1,17 @@
 """Evaluate a checkpoint on instructions it never saw, per task and hold-out, against floors.
 
     python -m instructrec_jax.evaluate --checkpoint=runs/demo --dataset=datasets/demo \
-        --output=runs/demo/evaluation
+        --output=runs/demo/evaluation --sensitivity
+    python -m instructrec_jax.evaluate --checkpoint=flan-t5-base --benchmark=mmlu \
+        --dataset=downloads/mmlu --output=runs/flan/mmlu
+    python -m instructrec_jax.evaluate --compare=runs/a/evaluation,runs/b/evaluation \
+        --output=runs/a_b
 
 Writes metrics.json, predictions.jsonl and report.html (for a browser, needs no network) into the
-output folder. Imports neither TensorFlow nor the optimizer, but for a dataset that is a recipe
-(NAME.tfds.json), which TensorFlow Datasets reads.
+output folder; with --sensitivity the answers under changed instructions too (sensitivity.jsonl);
+with --compare comparison.json and comparison.html. docs/evaluation.md explains every figure.
+Imports neither TensorFlow nor the optimizer, but for a dataset that is a recipe (NAME.tfds.json),
+which TensorFlow Datasets reads.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +34,10 @@ from rich.table import Table
 
 from instructrec_jax.command_line import run, say
 from instructrec_jax.errors import ConfigError
-from instructrec_jax.evaluation.floors import FLOORS
+from instructrec_jax.evaluation.benchmarks import BENCHMARKS
+from instructrec_jax.evaluation.comparison import compare_evaluations
+from instructrec_jax.evaluation.floors import floors_of
+from instructrec_jax.evaluation.metrics import METRIC_BY_NAME
 from instructrec_jax.evaluation.pipeline import evaluate_checkpoint
 from instructrec_jax.evaluation.protocol import FEW
 from instructrec_jax.evaluation.report import (
@@ -37,7 +46,9 @@ from instructrec_jax.evaluation.report import (
     interval_text,
     loss_text,
     percent,
+    range_text,
 )
+from instructrec_jax.evaluation.rewording import VARIANTS
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -52,13 +63,44 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Examples decoded at once."
 _MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", 0, "Longest answer in tokens; 0 = the longest target of training.", 0
 )
+_BENCHMARK = flags.DEFINE_string(
+    "benchmark", None, f"What --dataset holds, if no instructions: {', '.join(BENCHMARKS)}."
+)
+_SHOTS = flags.DEFINE_integer(
+    "shots",
+    None,
+    "Solved questions shown first: their own, or of the train split; by default those of the "
+    "records, or the benchmark's number.",
+    0,
+)
+_CHOOSE = flags.DEFINE_boolean(
+    "choose", False, "Answer questions that have options by the most probable of them."
+)
+_UNTRAINED_FLOOR = flags.DEFINE_boolean(
+    "untrained_floor", False, "Decode with initial parameters too, as one more floor."
+)
+_SENSITIVITY = flags.DEFINE_boolean(
+    "sensitivity", False, "Answer under changed instructions too: does the model read them?"
+)
+_SENSITIVITY_EXAMPLES = flags.DEFINE_integer(
+    "sensitivity_examples", 100, "Examples of each task for --sensitivity.", 1
+)
+_COMPARE = flags.DEFINE_list(
+    "compare", None, "Output folders of evaluations to compare: each further one with the first."
+)
+
+# Flags that a comparison has no use for.
+_OF_EVALUATING = (_CHECKPOINT, _DATASET, _SPLIT, _BENCHMARK, _SHOTS)
 
 # Width of the table where there is no terminal to ask.
 PLAIN_WIDTH = 132
 
 
 def main() -> None:
-    """Read the command line, evaluate, print the table."""
+    """Read the command line, evaluate or compare, print the table."""
+    if _COMPARE.value is not None:
+        _compare()
+        return
     checkpoint, dataset, output = map(_given_path, (_CHECKPOINT, _DATASET, _OUTPUT))
     with progress_report() as progress:
         metrics = evaluate_checkpoint(
@@ -69,13 +111,17 @@ def main() -> None:
             max_examples_per_task=_MAX_EXAMPLES_PER_TASK.value,
             batch_size=_BATCH_SIZE.value,
             max_new_tokens=_MAX_NEW_TOKENS.value,
+            benchmark=_BENCHMARK.value or "",
+            shots=_SHOTS.value,
+            choose=_CHOOSE.value,
+            untrained_floor=_UNTRAINED_FLOOR.value,
+            sensitivity_examples=_SENSITIVITY_EXAMPLES.value if _SENSITIVITY.value else 0,
             say=say,
             progress=progress,
         )
-    console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
-    console.print(results_table(metrics))
+    _print(results_table(metrics))
+    if metrics["sensitivity"]:
+        _print(sensitivity_table(metrics["sensitivity"]))
     summary = metrics["summary"]
     say(
         f"{summary['tasks_beating_floors']} of {summary['tasks']} tasks are above every floor on "
@@ -84,6 +130,24 @@ def main() -> None:
     for note in evaluation_notes(metrics):
         say(note)
     say(f"report: {output / 'report.html'}")
+
+
+def _compare() -> None:
+    for given in _OF_EVALUATING:
+        if given.value is not None:
+            raise ConfigError(f"--{given.name} has no meaning with --compare")
+    output = _given_path(_OUTPUT)
+    comparison = compare_evaluations([Path(folder) for folder in _COMPARE.value or ()], output)
+    _print(comparison_table(comparison))
+    say(f"examples in common: {comparison['examples_in_common']:,}")
+    say(f"page: {output / 'comparison.html'}")
+
+
+def _print(table: Table) -> None:
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
+    console.print(table)
 
 
 def _given_path(flag: flags.FlagHolder) -> Path:
@@ -135,21 +199,24 @@ class PlainProgress:
 def results_table(metrics: Mapping[str, Any]) -> Table:
     """The table for the terminal: a row for each task and hold-out, then the means.
 
-    "above" means above every floor by chrF, beyond what the choice of examples explains.
+    "above" means above every floor by the primary metric, beyond what the choice of examples
+    explains.
     """
+    primary = METRIC_BY_NAME[metrics["primary_metric"]]
+    floors = floors_of(metrics)
     table = Table(
-        title="chrF and exact match from 0 to 100, beside floors that need no model",
-        caption="over best floor: 95 % interval of the difference in chrF; n: examples; "
-        f"few: below {FEW}",
+        title=f"{primary.title} and exact match from 0 to 100, beside floors that need no model",
+        caption=f"over best floor: 95 % interval of the difference in {primary.title}; "
+        f"n: examples; few: below {FEW}",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
     table.add_column("task", overflow="fold")
     table.add_column("hold-out", no_wrap=True)
-    for heading in ("loss\n/token", "exact\nmatch", "chrF"):
+    for heading in ("loss\n/token", "exact\nmatch", primary.title, "95 %"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for floor in FLOORS:
+    for floor in floors:
         table.add_column(f"floor:\n{floor.short_title}", justify="right", no_wrap=True)
     table.add_column("over best\nfloor, 95%", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
@@ -160,27 +227,87 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
             interval = interval_text(group["difference_to_best_floor"])
             verdict = f"[{style}]{group['verdict']}[/]"
             table.add_row(
-                *_cells(task, holdout, group), interval, f"{group['examples']:,}", verdict
+                *_cells(task, holdout, group, primary.name),
+                interval,
+                f"{group['examples']:,}",
+                verdict,
             )
     table.add_section()
     for holdout, macro in metrics["macro"].items():
         counted = f"{macro['tasks_beating_floors']} of {macro['tasks']}"
         counted += f" ({macro['tasks_beating_floors_few']} few)"
-        cells = _cells("mean over tasks", holdout, macro)
+        cells = _cells("mean over tasks", holdout, macro, primary.name)
         table.add_row(*cells, "", f"{macro['examples']:,}", counted, style="bold")
     return table
 
 
-def _cells(task: str, holdout: str, group: Mapping[str, Any]) -> list[str]:
+def _cells(task: str, holdout: str, group: Mapping[str, Any], primary: str) -> list[str]:
     model = group["model"]
     return [
         task.replace("[", r"\["),
         holdout.replace("[", r"\["),
         loss_text(model["loss_per_token"]),
         percent(model["exact_match"]),
-        percent(model["chrf"]),
-        *(percent(group["floors"][floor.name]["chrf"]) for floor in FLOORS),
+        percent(model[primary]),
+        range_text(group["intervals"][primary]),
+        *(percent(figures[primary]) for figures in group["floors"].values()),
     ]
+
+
+def sensitivity_table(sensitivity: Mapping[str, Any]) -> Table:
+    """A row for each changed instruction, over all tasks."""
+    title = METRIC_BY_NAME[sensitivity["primary_metric"]].title
+    table = Table(
+        title=f"{title} under a changed instruction: the model {sensitivity['verdict']}",
+        caption=f"tasks answered without regard to the instruction: "
+        f"{sensitivity['tasks_ignoring']} of {len(sensitivity['tasks'])}",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    table.add_column("instruction")
+    for heading in ("true", "changed", "drop", "95 %", "n"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for variant in VARIANTS:
+        if variant.name in sensitivity["macro"]:
+            row = sensitivity["macro"][variant.name]
+            figures = (row["true"], row["changed"], row["drop"]["value"])
+            table.add_row(
+                variant.title,
+                *map(percent, figures),
+                interval_text(row["drop"]),
+                f"{row['examples']:,}",
+                row["verdict"],
+            )
+    return table
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> Table:
+    """A row for each pair and hold-out: the means over tasks."""
+    title = METRIC_BY_NAME[comparison["primary_metric"]].title
+    table = Table(title=f"{title}, mean over tasks", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("evaluation", overflow="fold")
+    table.add_column("against", overflow="fold")
+    table.add_column("hold-out", no_wrap=True)
+    for heading in ("figure", "difference", "95 %", "p", "tasks better", "worse"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    for pair in comparison["pairs"]:
+        for holdout, row in pair["macro"].items():
+            verdicts = [each["verdict"] for each in pair["tasks"] if each["holdout"] == holdout]
+            table.add_row(
+                pair["second"],
+                pair["first"],
+                holdout,
+                percent(row["second"]),
+                f"{100 * row['difference']['value']:+.1f}",
+                interval_text(row["difference"]),
+                f"{row['p_value']:.4f}",
+                str(sum(each.startswith("better") for each in verdicts)),
+                str(sum(each.startswith("worse") for each in verdicts)),
+                row["verdict"],
+            )
+    return table
 
 
 if __name__ == "__main__":

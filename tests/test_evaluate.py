@@ -73,7 +73,7 @@ def test_files_and_their_contents(evaluated):
     examples = list(read_examples(evaluated.dataset, split="test"))
     assert [each["id"] for each in predictions] == [example.id for example in examples]
     assert [each["target"] for each in predictions] == [example.target for example in examples]
-    assert metrics["format_version"] == 1
+    assert metrics["format_version"] == 2
     assert metrics["checkpoint"]["step"] == 30
     assert metrics["dataset"]["split"] == "test"
     assert metrics["summary"]["examples"] == len(examples) == 8
@@ -203,9 +203,10 @@ def test_a_planted_perfect_model(evaluated, planted, tmp_path):
     for groups in metrics["tasks"].values():
         for group in groups.values():
             assert group["model"]["chrf"] == group["model"]["exact_match"] == 1.0
+            assert group["intervals"]["chrf"] == [1.0, 1.0]
             assert group["model"]["loss_per_token"] == 0.5
-            # Where the most frequent target is one of two answers, chance may have made it so.
-            doubtful = group["floors"]["most_frequent_target"]["chrf"] == 0.5
+            # Where a floor gives one of two answers, chance may have made it so.
+            doubtful = group["floors"][group["best_floor"]]["chrf"] == 0.5
             assert group["verdict"] == ("not above" if doubtful else "above (few)")
     assert metrics["summary"]["tasks_beating_floors"] == 1
     assert metrics["summary"]["tasks_beating_floors_few"] == 1

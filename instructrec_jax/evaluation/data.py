@@ -1,10 +1,11 @@
 """Which examples are evaluated, and which ones the most frequent target is counted on."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.evaluation.code_checks import Check
 from instructrec_jax.evaluation.run_log import RunLog
 from instructrec_jax.instructions.example import TEST, TRAIN, VALIDATION, InstructionExample
 from instructrec_jax.instructions.reading import has_splits, read_examples, split_of
@@ -15,13 +16,14 @@ class EvaluationData:
     """The examples of one split, and a way to read the training examples, which may be none.
 
     `split` is "" where a whole file is evaluated; `note` says, where it needs saying, why these
-    examples were taken.
+    examples were taken; `checks` are a benchmark's tests of code, by example id.
     """
 
     examples: list[InstructionExample]
     train_examples: Callable[[], Iterator[InstructionExample]]
     split: str
     note: str = ""
+    checks: Mapping[str, Check] = field(default_factory=dict)
 
 
 def open_evaluation_data(dataset: Path, *, split: str | None, run: RunLog | None) -> EvaluationData:

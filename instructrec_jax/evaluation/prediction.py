@@ -1,71 +1,146 @@
 """A model's answers to instruction examples: its own output, and how likely the target was."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.decoding.scoring import score
 from instructrec_jax.evaluation.protocol import Answer
+from instructrec_jax.evaluation.ranking import rank_options
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.few_shot import fitted_texts, token_length
 from instructrec_jax.model.config import T5Config
 
+# Examples to encoder texts of a greatest length, each with how many demonstrations it lacks.
+Assemble = Callable[..., list[tuple[str, int]]]
+Progress = Callable[[str, int, int], None]
 
-def answer_examples(
-    *,
-    params: Any,
-    config: T5Config,
-    tokenizer: Tokenizer,
-    examples: Sequence[InstructionExample],
-    batch_size: int,
-    max_new_tokens: int,
-    encoder_length: int,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[Answer]:
-    """Greedy output and target log-probability of each example, in their order.
 
-    `progress` is called with the stage ("answering", then "scoring targets"), the number of
-    examples done in it and the number of all.
+@dataclass(frozen=True)
+class Respondent:
+    """A model, and how questions are put to it.
+
+    `assemble(examples, length=..., limit=...)` makes the encoder's texts (`few_shot.fitted_texts`,
+    or a benchmark's own). With `choose`, examples with options are answered by the most probable of
+    these (summed log-probability) instead of by greedy search.
     """
-    length = token_length(tokenizer.encode_batch)
-    fitted = fitted_texts(examples, length=length, limit=encoder_length)
-    texts = [text for text, _ in fitted]
 
-    def progress_of(stage: str) -> Callable[[int], None] | None:
-        if progress is None:
-            return None
-        return lambda done: progress(stage, done, len(texts))
+    params: Any
+    config: T5Config
+    tokenizer: Tokenizer
+    batch_size: int
+    max_new_tokens: int
+    encoder_length: int
+    assemble: Assemble = fitted_texts
+    choose: bool = False
+    progress: Progress | None = None
 
-    generations = generate(
-        params,
-        config,
-        tokenizer,
-        texts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        encoder_length=encoder_length,
-        progress=progress_of("answering"),
-    )
-    scores = score(
-        params,
-        config,
-        tokenizer,
-        texts,
-        [example.target for example in examples],
-        batch_size=batch_size,
-        encoder_length=encoder_length,
-        progress=progress_of("scoring targets"),
-    )
-    return [
-        Answer(
-            output=generation.output,
-            score=generation.score,
-            stop_reason=generation.stop_reason,
-            target_logprob=target.logprob,
-            target_tokens=len(target.token_logprobs),
-            input_cut=generation.truncated,
-            demonstrations_left_out=left_out,
+    def outputs(
+        self, examples: Sequence[InstructionExample], *, stage: str = "answering"
+    ) -> list[Answer]:
+        """Answers without their targets' log-probabilities, in the order of the examples."""
+        texts = self._texts(examples)
+        chosen = [self.choose and bool(example.options) for example in examples]
+        ranked = iter(self._ranked(examples, texts, chosen, stage))
+        written = iter(
+            self._written([t for t, c in zip(texts, chosen, strict=True) if not c], stage)
         )
-        for generation, target, (_, left_out) in zip(generations, scores, fitted, strict=True)
+        return [next(ranked) if choose else next(written) for choose in chosen]
+
+    def target_scores(
+        self, examples: Sequence[InstructionExample], *, stage: str = "scoring targets"
+    ) -> list[tuple[float, int]]:
+        """Summed log-probability of each target, eos included, and its number of tokens."""
+        scores = score(
+            self.params,
+            self.config,
+            self.tokenizer,
+            [text for text, _ in self._texts(examples)],
+            [example.target for example in examples],
+            batch_size=self.batch_size,
+            encoder_length=self.encoder_length,
+            progress=self._progress_of(stage, len(examples)),
+        )
+        return [(each.logprob, len(each.token_logprobs)) for each in scores]
+
+    def _texts(self, examples: Sequence[InstructionExample]) -> list[tuple[str, int]]:
+        length = token_length(self.tokenizer.encode_batch)
+        return self.assemble(examples, length=length, limit=self.encoder_length)
+
+    def _progress_of(self, stage: str, total: int) -> Callable[[int], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda done: progress(stage, done, total)
+
+    def _written(self, texts: Sequence[tuple[str, int]], stage: str) -> list[Answer]:
+        if not texts:
+            return []
+        generations = generate(
+            self.params,
+            self.config,
+            self.tokenizer,
+            [text for text, _ in texts],
+            max_new_tokens=self.max_new_tokens,
+            batch_size=self.batch_size,
+            encoder_length=self.encoder_length,
+            progress=self._progress_of(stage, len(texts)),
+        )
+        return [
+            Answer(
+                output=generation.output,
+                score=generation.score,
+                stop_reason=generation.stop_reason,
+                target_logprob=math.nan,
+                target_tokens=0,
+                input_cut=generation.truncated,
+                demonstrations_left_out=left_out,
+                confidence=math.exp(min(generation.score, 0.0)),
+            )
+            for generation, (_, left_out) in zip(generations, texts, strict=True)
+        ]
+
+    def _ranked(
+        self,
+        examples: Sequence[InstructionExample],
+        texts: Sequence[tuple[str, int]],
+        chosen: Sequence[bool],
+        stage: str,
+    ) -> list[Answer]:
+        asked = [place for place, choose in enumerate(chosen) if choose]
+        if not asked:
+            return []
+        rankings = rank_options(
+            self.params,
+            self.config,
+            self.tokenizer,
+            [texts[place][0] for place in asked],
+            [examples[place].options for place in asked],
+            batch_size=self.batch_size,
+            encoder_length=self.encoder_length,
+            progress=self._progress_of(f"{stage} by choice", len(asked)),
+        )
+        return [
+            Answer(
+                output=examples[place].options[ranking.best],
+                score=ranking.logprobs[ranking.best],
+                stop_reason="choice",
+                target_logprob=math.nan,
+                target_tokens=0,
+                input_cut=ranking.truncated,
+                demonstrations_left_out=texts[place][1],
+                confidence=ranking.confidence,
+            )
+            for place, ranking in zip(asked, rankings, strict=True)
+        ]
+
+
+def answer_examples(respondent: Respondent, examples: Sequence[InstructionExample]) -> list[Answer]:
+    """Output and target log-probability of each example, in their order."""
+    outputs = respondent.outputs(examples)
+    scores = respondent.target_scores(examples)
+    return [
+        replace(output, target_logprob=logprob, target_tokens=tokens)
+        for output, (logprob, tokens) in zip(outputs, scores, strict=True)
     ]

@@ -107,6 +107,19 @@ def choose_examples(
     return [examples[index] for index in sorted(kept)]
 
 
+def first_examples(
+    examples: Sequence[InstructionExample], *, count: int
+) -> list[InstructionExample]:
+    """The first `count` examples of each task, in their order."""
+    seen: dict[str, int] = {}
+    kept = []
+    for example in examples:
+        seen[example.task] = seen.get(example.task, 0) + 1
+        if seen[example.task] <= count:
+            kept.append(example)
+    return kept
+
+
 def nothing_to_run(
     examples: Sequence[InstructionExample], outputs: Sequence[str]
 ) -> list[bool | None]:

@@ -12,11 +12,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from instructrec_jax.evaluation.breakdown import ERROR_KINDS, LENGTHS
 from instructrec_jax.evaluation.charts import LineChart, Series, line_chart, number_label
 from instructrec_jax.evaluation.files import write_whole
-from instructrec_jax.evaluation.floors import EVALUATED_EXAMPLES, FLOORS
-from instructrec_jax.evaluation.metrics import METRICS, PRIMARY_METRIC
+from instructrec_jax.evaluation.floors import EVALUATED_EXAMPLES, Floor, floors_of
+from instructrec_jax.evaluation.metrics import METRIC_BY_NAME, METRICS, PRIMARY_METRIC
 from instructrec_jax.evaluation.protocol import FEW, NO_HOLDOUT, holdout_order
+from instructrec_jax.evaluation.rewording import VARIANTS
 from instructrec_jax.evaluation.run_log import RunLog, read_run, series
 from instructrec_jax.evaluation.samples import choose_samples, from_training, learning_journeys
 
@@ -33,6 +35,9 @@ HOLDOUT_TEXTS = {
     "composition": ("Unseen compositions", "Known tasks, chained in a way training never saw."),
     NO_HOLDOUT: ("All examples", "The data names no hold-out."),
 }
+
+# Colour of each kind of error that is not told apart by the palette's order.
+_ERROR_COLOURS = {"right": "good", "near": "part-3", "partly": "floor-0", "far": "bad"}
 
 # Parts of the wall time: key in metrics.jsonl, title. Unknown keys show under their own name.
 TIME_TEXTS = {
@@ -83,6 +88,8 @@ def render(
         "duration": duration,
         "interval": interval_text,
         "few": few_text,
+        "range": range_text,
+        "signed": lambda value: f"{100 * value:+.1f}",
     }
     records = run.samples if run is not None else []
     shown = predictions or from_training(records)
@@ -91,7 +98,11 @@ def render(
         run=run,
         metrics=metrics,
         metric_table=METRICS,
-        floors=FLOORS,
+        floors=floors_of(metrics) if metrics is not None else (),
+        primary=METRIC_BY_NAME[_primary(metrics)],
+        variants=VARIANTS,
+        length_kinds=LENGTHS,
+        **_errors(metrics),
         few_examples=FEW,
         headline=_headline(panels),
         notes=evaluation_notes(metrics) if metrics is not None else [],
@@ -109,21 +120,41 @@ def render(
     )
 
 
+def _primary(metrics: Mapping[str, Any] | None) -> str:
+    return PRIMARY_METRIC if metrics is None else metrics["primary_metric"]
+
+
+def _errors(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the section on errors needs besides: kinds, their numbers and colours."""
+    tasks = metrics["breakdown"]["errors"].values() if metrics is not None else ()
+    total = {kind.name: sum(task.get(kind.name, 0) for task in tasks) for kind in ERROR_KINDS}
+    others = [kind.name for kind in ERROR_KINDS if kind.name not in _ERROR_COLOURS]
+    palette = ("part-5", "part-4", "part-2", "floor-1", "part-1", "first", "second")
+    colours = {name: palette[place % len(palette)] for place, name in enumerate(others)}
+    return {
+        "error_kinds": ERROR_KINDS,
+        "error_total": total,
+        "error_colours": {**colours, **_ERROR_COLOURS},
+    }
+
+
 # --- figures against the floors -----------------------------------------------------------------
 
 
 def _panels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One panel a hold-out, its tasks from the widest margin over the floors to the narrowest."""
     panels = []
+    primary = _primary(metrics)
+    floors = floors_of(metrics)
     for holdout, macro in metrics["macro"].items():
         rows = [
-            _row(task, groups[holdout], metrics["most_frequent_targets"][task])
+            _row(task, groups[holdout], metrics["most_frequent_targets"][task], floors)
             for task, groups in metrics["tasks"].items()
             if holdout in groups
         ]
         rows.sort(key=lambda row: (-row["margin"], row["task"]))
         title, text = HOLDOUT_TEXTS.get(holdout, (f"Hold-out: {holdout}", ""))
-        best = max(macro["floors"].values(), key=lambda floor: floor[PRIMARY_METRIC])
+        best = max(macro["floors"].values(), key=lambda floor: floor[primary])
         panels.append(
             {
                 "holdout": holdout,
@@ -132,16 +163,20 @@ def _panels(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "macro": macro,
                 "rows": rows,
                 "losing": [row for row in rows if not row["group"]["beats_floors"]],
-                "best_floor": best[PRIMARY_METRIC],
+                "best_floor": best[primary],
+                "primary": METRIC_BY_NAME[primary],
             }
         )
     return panels
 
 
-def _row(task: str, group: Mapping[str, Any], frequent: Mapping[str, Any]) -> dict[str, Any]:
-    model = group["model"][PRIMARY_METRIC]
-    best = next(floor for floor in FLOORS if floor.name == group["best_floor"])
-    best_figure = group["floors"][best.name][PRIMARY_METRIC]
+def _row(
+    task: str, group: Mapping[str, Any], frequent: Mapping[str, Any], floors: Sequence[Floor]
+) -> dict[str, Any]:
+    primary = group["primary_metric"]
+    model = group["model"][primary]
+    best = next(floor for floor in floors if floor.name == group["best_floor"])
+    best_figure = group["floors"][best.name][primary]
     return {
         "task": task,
         "group": group,
@@ -175,6 +210,11 @@ def evaluation_notes(metrics: Mapping[str, Any]) -> list[str]:
             f"inputs longer than {decoding['encoder_length']} tokens, which were cut: "
             f"{decoding['inputs_cut']:,}"
         )
+    if decoding.get("demonstrations_left_out"):
+        notes.append(
+            f"solved questions that {decoding['encoder_length']} tokens had no room for: "
+            f"{decoding['demonstrations_left_out']:,}"
+        )
     if decoding["targets_longer_than_limit"]:
         notes.append(
             f"targets longer than {decoding['max_new_tokens']} tokens, which no answer can "
@@ -195,8 +235,8 @@ def _evaluation_cards(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, str
         cards.append(
             {
                 "label": panel["title"],
-                "value": percent(macro["model"][PRIMARY_METRIC]),
-                "unit": "chrF",
+                "value": percent(macro["model"][panel["primary"].name]),
+                "unit": panel["primary"].title,
                 "note": f"best floor {percent(panel['best_floor'])} · above the floors on "
                 f"{macro['tasks_beating_floors']} of {macro['tasks']} tasks"
                 f"{few_text(macro['tasks_beating_floors_few'])}",
@@ -353,6 +393,12 @@ def loss_text(value: float | None) -> str:
 def interval_text(difference: Mapping[str, float]) -> str:
     """The interval of a difference of fractions, as "+1.2…+3.4" on a scale of 100."""
     return f"{100 * difference['low']:+.1f}…{100 * difference['high']:+.1f}"
+
+
+def range_text(bounds: Sequence[float | None]) -> str:
+    """An interval of fractions as "1.2–3.4" on a scale of 100; a dash where it is unknown."""
+    low, high = bounds
+    return "–" if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def few_text(count: int) -> str:

@@ -26,7 +26,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer on the page; `order` is its place when shuffled."""
+    """One answer on the page; `order` is its place when shuffled, `score` its log-probability."""
 
     id: str
     task: str
@@ -39,6 +39,7 @@ class Sample:
     exact: bool
     stopped_by_length: bool
     order: float
+    score: float | None = None
 
 
 def choose_samples(predictions: Sequence[Mapping[str, Any]]) -> list[Sample]:
@@ -155,4 +156,5 @@ def _sample(prediction: Mapping[str, Any]) -> Sample:
         exact=bool(prediction["exact_match"]),
         stopped_by_length=prediction.get("stop_reason") == "length",
         order=fraction("order", prediction["id"]),
+        score=prediction.get("score"),
     )

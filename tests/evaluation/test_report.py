@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from instructrec_jax.evaluation.breakdown import calibration, errors_by_task, length_effects
 from instructrec_jax.evaluation.floors import FLOORS, most_frequent_targets
 from instructrec_jax.evaluation.metrics import METRICS
 from instructrec_jax.evaluation.protocol import Answer, evaluate_answers
-from instructrec_jax.evaluation.report import duration, loss_text, percent, write_report
+from instructrec_jax.evaluation.report import (
+    duration,
+    interval_text,
+    loss_text,
+    percent,
+    range_text,
+    write_report,
+)
+from instructrec_jax.evaluation.sensitivity import measure_sensitivity
 from instructrec_jax.instructions.example import InstructionExample
 
 HOSTILE = "</script><script>alert('x')</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}\u2028"
@@ -45,13 +54,18 @@ def evaluation():
             stop_reason="length" if output == "?" else "eos",
             target_logprob=-1.25 * (i + 1),
             target_tokens=3,
+            confidence=0.5,
         )
         for i, output in enumerate(outputs)
     ]
     frequent = most_frequent_targets(examples, [example(9, "good", "", "The number is 9.")])
     judged = evaluate_answers(examples=examples, answers=answers, frequent=frequent)
     metrics = {
-        "format_version": 1,
+        "format_version": 2,
+        "benchmark": None,
+        "sensitivity": measure_sensitivity(
+            examples, outputs, lambda changed, stage: ["?" for _ in changed], primary="chrf"
+        ).figures,
         "checkpoint": {"path": "runs/x", "description": "run folder runs/x, step 40", "step": 40},
         "dataset": {"path": "data/<i>x</i>", "split": "test", "note": ""},
         "decoding": {
@@ -63,6 +77,12 @@ def evaluation():
             "outputs_stopped_by_limit": 3,
         },
         **judged.figures,
+        "breakdown": {
+            "calibration": calibration(judged.predictions),
+            "lengths": length_effects(judged.predictions, metric="chrf"),
+            "errors": errors_by_task(judged.predictions),
+            "prompts": {},
+        },
     }
     return metrics, judged.predictions
 
@@ -180,8 +200,9 @@ def test_every_figure_is_on_the_page(page):
         for group in groups.values():
             assert loss_text(group["model"]["loss_per_token"]) in text
             assert loss_text(group["model"]["loss_per_sequence"]) in text
-            for metric in METRICS:
+            for metric in METRICS[:6]:
                 assert percent(group["model"][metric.name]) in text
+                assert range_text(group["intervals"][metric.name]) in text
                 for floor in FLOORS:
                     assert percent(group["floors"][floor.name][metric.name]) in text
     table = text[text.index("All figures") :]
@@ -200,7 +221,7 @@ def test_a_tables_row_holds_the_figures_of_its_own_group(page):
     )
     words = " ".join(Page(row).text.split())
     group = metrics["tasks"]["bad"]["document"]
-    chrf = [group["model"]["chrf"], *(group["floors"][floor.name]["chrf"] for floor in FLOORS)]
+    chrf = [group["floors"][floor.name]["chrf"] for floor in FLOORS]
     assert words.startswith(f"document bad 3 {group['model']['loss_per_token']:.3f} ")
     assert " / ".join(percent(figure) for figure in chrf) in words
     assert words.endswith("not above")
@@ -209,10 +230,26 @@ def test_a_tables_row_holds_the_figures_of_its_own_group(page):
 def test_losing_tasks_are_named_with_the_floor_that_wins(page):
     _, _, html = page
     text = Page(html).text
-    losing = text[text.index("Where the model does not beat") : text.index("Tokens per second")]
+    losing = text[text.index("Where the model does not beat") : text.index("Does it read")]
     assert "bad" in losing
     assert "copy the input" in losing
     assert "good" not in losing
+
+
+def test_sensitivity_errors_calibration_and_lengths(page):
+    metrics, _, html = page
+    text = " ".join(Page(html).text.split())
+    sensitivity = metrics["sensitivity"]
+    for row in sensitivity["macro"].values():
+        assert interval_text(row["drop"]) in text
+        assert row["verdict"] in text
+    assert f"Over all tasks: {sensitivity['verdict']}" in text
+    ece = percent(metrics["breakdown"]["calibration"]["ece"])
+    assert f"Expected calibration error: {ece} of 100, over 11 answers" in text
+    assert "right 7" in text and "cut at the length limit 3" in text
+    for group in metrics["breakdown"]["lengths"]["question_characters"]:
+        assert range_text(group["interval"]) in text
+    assert html.count('data-score="-1.000000"') == 11
 
 
 def test_the_training_part(page):
@@ -241,14 +278,16 @@ def test_the_training_part(page):
 
 
 def test_nothing_from_the_data_becomes_markup(page):
-    _, _, html = page
+    metrics, _, html = page
     parsed = Page(html)
     assert parsed.open == []
     assert "img" not in parsed.elements
     assert parsed.handlers == []
     # Two programs of ours: the page's own, and the points of each of the four charts.
     assert parsed.elements.count("script") == 5
-    assert parsed.elements.count("b") == (1 + len(FLOORS)) * 4
+    # Bars: of the model and each floor, one bin of confidence, one group of each kind of length.
+    lengths = metrics["breakdown"]["lengths"].values()
+    assert parsed.elements.count("b") == (1 + len(FLOORS)) * 4 + 2 + sum(map(len, lengths))
     assert HOSTILE in parsed.text
     assert "<b>hostile</b>" in parsed.text
     for points in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', html):

@@ -1,0 +1,219 @@
+"""Does the model read its instruction, or guess from the input alone?
+
+The same inputs are answered under changed instructions (rewording.py). The answers are judged as if
+nothing had changed, and the drop of the primary metric has a paired bootstrap interval. A model
+that reads its instruction falls where that is removed, another task's or taken back; a model whose
+drop's interval holds 0 takes no notice of it, however good its figures are.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from instructrec_jax.evaluation.metrics import (
+    METRIC_BY_NAME,
+    Judged,
+    acceptable_targets,
+)
+from instructrec_jax.evaluation.protocol import FEW, Passes, nothing_to_run
+from instructrec_jax.evaluation.rewording import (
+    DENIAL_ANSWERS,
+    FOLLOWS,
+    IGNORES,
+    VARIANTS,
+    Variant,
+    Wordings,
+)
+from instructrec_jax.evaluation.significance import (
+    Difference,
+    mean_difference,
+    paired_difference,
+)
+from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.hashing import fraction
+
+BETTER_WITHOUT = "better without it"
+# Changed examples and the name of the stage, for the progress bar, to outputs.
+Respond = Callable[[Sequence[InstructionExample], str], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """`figures` as in metrics.json; one record a changed example for sensitivity.jsonl."""
+
+    figures: dict[str, Any]
+    records: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Statistics of one task's examples under the true and a changed instruction, [n, counts]."""
+
+    true: np.ndarray
+    changed: np.ndarray
+    outputs: Sequence[str]
+
+
+def measure_sensitivity(
+    examples: Sequence[InstructionExample],
+    outputs: Sequence[str],
+    respond: Respond,
+    *,
+    primary: str,
+    wordings: Wordings | None = None,
+    examples_per_task: int = 0,
+    passes: Passes = nothing_to_run,
+) -> Sensitivity:
+    """Answer the examples under each changed instruction and compare with the true one.
+
+    Args:
+        examples: with their true instructions.
+        outputs: the model's answers to them.
+        respond: gives the model's answers to changed examples.
+        primary: the metric; of `METRICS`.
+        wordings: what other phrasings and tasks there are; those of the examples where None.
+        examples_per_task: at most so many of each task, chosen by hash; 0 = all.
+        passes: runs code, where the metric is the pass rate.
+    """
+    chosen = _chosen(examples, examples_per_task)
+    wordings = wordings or Wordings(examples)
+    compared: dict[str, dict[str, _Compared]] = {}
+    records: list[dict[str, Any]] = []
+    for variant in VARIANTS:
+        changed = {
+            place: new
+            for place in chosen
+            if (new := variant.change(examples[place], wordings)) is not None
+        }
+        if not changed:
+            continue
+        answered = respond(list(changed.values()), f"instruction {variant.title}")
+        places = dict(zip(changed, answered, strict=True))
+        records += [
+            {
+                "id": examples[place].id,
+                "task": examples[place].task,
+                "variant": variant.name,
+                "instruction": changed[place].instruction,
+                "input": changed[place].input,
+                "target": examples[place].target,
+                "true_output": outputs[place],
+                "output": output,
+            }
+            for place, output in places.items()
+        ]
+        for task in sorted({examples[place].task for place in places}):
+            own = [place for place in places if examples[place].task == task]
+            pair = [
+                _statistics([examples[p] for p in own], texts, primary, passes)
+                for texts in ([outputs[p] for p in own], [places[p] for p in own])
+            ]
+            if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
+                continue
+            texts = [places[place] for place in own]
+            compared.setdefault(task, {})[variant.name] = _Compared(pair[0], pair[1], texts)
+    return Sensitivity(_figures(compared, primary=primary), records)
+
+
+def _chosen(examples: Sequence[InstructionExample], most: int) -> list[int]:
+    """Places of at most so many examples of each task."""
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        places.setdefault(example.task, []).append(place)
+    kept = []
+    for of_task in places.values():
+        of_task.sort(key=lambda place: (fraction("sensitivity", examples[place].id), place))
+        kept += of_task[:most] if most else of_task
+    return sorted(kept)
+
+
+def _statistics(
+    examples: Sequence[InstructionExample], outputs: Sequence[str], primary: str, passes: Passes
+) -> np.ndarray | None:
+    judged = [
+        Judged(
+            output=output,
+            targets=acceptable_targets(target=example.target, references=example.references),
+            options=example.options,
+            passed=passed,
+        )
+        for example, output, passed in zip(
+            examples, outputs, passes(examples, outputs), strict=True
+        )
+    ]
+    return METRIC_BY_NAME[primary].statistics(judged)
+
+
+def _figures(compared: Mapping[str, Mapping[str, _Compared]], *, primary: str) -> dict[str, Any]:
+    tasks: dict[str, Any] = {}
+    for task, of_task in compared.items():
+        variants = {
+            variant.name: _row(variant, [of_task[variant.name]], primary=primary)
+            for variant in VARIANTS
+            if variant.name in of_task
+        }
+        tasks[task] = {"variants": variants, "verdict": overall_verdict(variants)}
+    macro = {}
+    for variant in VARIANTS:
+        having = [each[variant.name] for each in compared.values() if variant.name in each]
+        if having:
+            macro[variant.name] = _row(variant, having, primary=primary)
+    return {
+        "primary_metric": primary,
+        "tasks": tasks,
+        "macro": macro,
+        "verdict": overall_verdict(macro),
+        "tasks_ignoring": sum(IGNORES in each["verdict"] for each in tasks.values()),
+    }
+
+
+def _row(variant: Variant, compared: Sequence[_Compared], *, primary: str) -> dict[str, Any]:
+    """Figures of one task, or means over several."""
+    of_sums = METRIC_BY_NAME[primary].of_sums
+    pairs = [(each.true, each.changed) for each in compared]
+    difference = (
+        paired_difference(primary, *pairs[0])
+        if len(pairs) == 1
+        else mean_difference(primary, pairs)
+    )
+    outputs = [output for each in compared for output in each.outputs]
+    row = {
+        "tasks": len(pairs),
+        "examples": len(outputs),
+        "true": float(np.mean([of_sums(true.sum(axis=0)) for true, _ in pairs])),
+        "changed": float(np.mean([of_sums(changed.sum(axis=0)) for _, changed in pairs])),
+        "drop": asdict(difference),
+        "verdict": _verdict(variant, difference, len(outputs)),
+    }
+    if variant.name == "contradicted":
+        row["obeyed"] = float(np.mean([_is_denial(output) for output in outputs]))
+    return row
+
+
+def _verdict(variant: Variant, drop: Difference, examples: int) -> str:
+    if drop.low > 0:
+        verdict = variant.when_falling
+    elif drop.high >= 0:
+        verdict = variant.when_not
+    else:
+        verdict = BETTER_WITHOUT
+    return f"{verdict} (few)" if examples < FEW else verdict
+
+
+def overall_verdict(variants: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the changes that decide say together: "follows" where the figure falls under any."""
+    deciding = [
+        variants[variant.name]
+        for variant in VARIANTS
+        if variant.decides and variant.name in variants
+    ]
+    if not deciding:
+        return "nothing to change"
+    few = " (few)" if all(each["examples"] < FEW for each in deciding) else ""
+    return (FOLLOWS if any(each["drop"]["low"] > 0 for each in deciding) else IGNORES) + few
+
+
+def _is_denial(output: str) -> bool:
+    return output.strip(" .!\"'“”。").casefold() in DENIAL_ANSWERS
