@@ -206,7 +206,7 @@ def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path,
     config, origins = load(dataset, tmp_path, **{"mesh.data": "2", "mesh.fsdp": "4"})
     train(config, origins=origins, dry_run=True, stop=StopRequest())
     words = capsys.readouterr().err
-    assert "mesh data 2, fsdp 4, tensor 1" in words
+    assert "mesh slice 1, data 2, fsdp 4, tensor 1" in words
     assert "encoder/layers/feed_forward/up/kernel" in words
     assert "asked  realised" in words and "row 1 of step 1: " in words
     assert not (tmp_path / "checkpoints").exists()
