@@ -13,6 +13,7 @@ from absl.testing import flagsaver
 
 from instructrec_jax import decode
 from instructrec_jax.data.tokenizer_training import train_tokenizer
+from instructrec_jax.decoding import answering
 from instructrec_jax.decoding.generate import Generation
 from instructrec_jax.decoding.prompts import read_prompts
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
@@ -107,7 +108,7 @@ def echo(params, config, tokenizer, texts, **options):
 
 
 def test_file_to_file(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "generate_several", echo)
+    monkeypatch.setattr(answering, "generate_several", echo)
     source, target = tmp_path / "lines.gz", tmp_path / "new" / "answers.jsonl"
     source.write_bytes(gzip.compress(b"".join(LINES)))
     run_main(checkpoint, input=str(source), output=str(target))
@@ -119,7 +120,7 @@ def test_file_to_file(checkpoint, tmp_path, monkeypatch):
 
 
 def test_demonstrations_without_room_are_counted(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "generate_several", echo)
+    monkeypatch.setattr(answering, "generate_several", echo)
     source, target = tmp_path / "lines.jsonl", tmp_path / "answers.jsonl"
     shown = [{"instruction": word * 9, "target": "c"} for word in ("a", "many words ", "b")]
     record = {"instruction": "Count", "input": "d", "demonstrations": shown}
@@ -131,15 +132,19 @@ def test_demonstrations_without_room_are_counted(checkpoint, tmp_path, monkeypat
     assert broken["error"] == "line 2: demonstrations is not a list of objects"
 
 
-def decode_lines(model, lines=LINES, *, progress=lambda text: None):
+def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100):
     output = io.BytesIO()
     summary = decode.decode(
         read_prompts(lines, vocabulary_size=128),
-        partial(decode.generated, model, beams=None),
+        partial(answering.generated, model, command=COMMAND),
         output,
         progress=progress,
+        window_lines=window,
     )
     return summary, [json.loads(line) for line in output.getvalue().splitlines()]
+
+
+COMMAND = SimpleNamespace(constrain_to_options=False, prefix="", beams=None, sampling=None)
 
 
 @pytest.fixture
@@ -149,25 +154,23 @@ def no_model():
 
 @pytest.mark.parametrize("window", [1, 2, 3, 100])
 def test_windows_keep_the_order_and_count_everything(monkeypatch, no_model, window):
-    monkeypatch.setattr(decode, "generate_several", echo)
-    monkeypatch.setattr(decode, "WINDOW_LINES", window)
-    monkeypatch.setattr(decode, "_SECONDS_BETWEEN_PROGRESS", 0.0)
+    monkeypatch.setattr(answering, "generate_several", echo)
     told = []
-    summary, answers = decode_lines(no_model, progress=told.append)
+    summary, answers = decode_lines(no_model, progress=told.append, window=window)
     assert [answer["id"] for answer in answers] == ["1", "second", "3", "fourth", "5", 6, "7"]
     assert summary == decode.Summary(answered=4, broken=3, truncated=1, tokens=4)
-    assert len(told) == -(-len(LINES) // window)
+    assert told == sorted(told) and told[-1] == len(LINES)
 
 
 def test_a_model_without_finite_probabilities_is_an_error(monkeypatch, no_model):
     broken = Generation("", [0], float("nan"), "length")
-    monkeypatch.setattr(decode, "generate_several", lambda *_, **__: [[broken]])
+    monkeypatch.setattr(answering, "generate_several", lambda *_, **__: [[broken]])
     with pytest.raises(CheckpointError, match="run: the model's probabilities are not finite"):
         decode_lines(no_model, LINES[:1])
 
 
 def test_prompt(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(decode, "generate_several", echo)
+    monkeypatch.setattr(answering, "generate_several", echo)
     target = tmp_path / "answer.jsonl"
     run_main(checkpoint, prompt="What is the time?", output=str(target))
     (answer,) = map(json.loads, target.read_bytes().splitlines())
@@ -181,7 +184,7 @@ def answers_to(checkpoint, tmp_path):
     def run_on(*records, **values):
         source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
         source.write_text("".join(json.dumps(record) + "\n" for record in records))
-        run_main(checkpoint, input=str(source), output=str(target), **values)
+        run_main(checkpoint, input=str(source), output=str(target), overwrite=True, **values)
         return [json.loads(line) for line in target.read_bytes().splitlines()]
 
     return run_on
@@ -279,7 +282,7 @@ def test_empty_input_gives_empty_output(checkpoint, tmp_path):
         ({"prompt": "a", "num_beams": 2}, ConfigError, "--num_beams=2 needs --search=beam"),
         ({"prompt": "a", "length_penalty": 0.0}, ConfigError, "--length_penalty=0.0 needs"),
         ({"prompt": "a", "early_stopping": "true"}, ConfigError, "--early_stopping=true needs"),
-        ({"prompt": "a", "num_outputs": 2}, ConfigError, "--num_outputs=2 needs --search=beam"),
+        ({"prompt": "a", "num_outputs": 2}, ConfigError, "--num_outputs=2 needs --search=beam or"),
         (
             {"prompt": "a", "search": "beam", "num_outputs": 5},
             ConfigError,
@@ -287,6 +290,21 @@ def test_empty_input_gives_empty_output(checkpoint, tmp_path):
         ),
         ({"prompt": "a", "mode": "score"}, ConfigError, "--mode=score reads"),
         ({"input": "a", "mode": "score", "search": "beam"}, ConfigError, "--search has no meaning"),
+        ({"prompt": "a", "mode": "choose"}, ConfigError, "--mode=choose reads prompts and options"),
+        ({"prompt": "a", "constrain": "options"}, ConfigError, "--constrain=options reads"),
+        ({"prompt": "a", "temperature": 0.5}, ConfigError, "--temperature=0.5 needs --search=samp"),
+        ({"prompt": "a", "choose_by": "mean"}, ConfigError, "--choose_by=mean needs --mode=choose"),
+        ({"prompt": "a", "search": "sample", "temperature": 0.0}, ConfigError, "temperature must"),
+        ({"prompt": "a", "search": "sample", "top_p": 1.5}, ConfigError, "top_p must be above 0"),
+        ({"prompt": "a", "search": "sample", "top_k": 0}, ConfigError, "top_k must be at least 1"),
+        ({"prompt": "a", "search": "sample", "min_p": -0.1}, ConfigError, "min_p must be from 0"),
+        ({"prompt": "a", "search": "sample", "seed": -1}, ConfigError, "seed must be from 0"),
+        ({"prompt": "a", "repetition_penalty": 0.0}, ConfigError, "repetition_penalty must be"),
+        ({"prompt": "a", "no_repeat_ngram_size": 0}, ConfigError, "--no_repeat_ngram_size must"),
+        ({"prompt": "a", "stop": [""]}, ConfigError, "--bad_words and --stop take"),
+        ({"prompt": "a", "regex": "a", "json_schema": "b"}, ConfigError, "cannot both say"),
+        ({"chat": True, "search": "beam"}, ConfigError, "--chat writes answers as they grow"),
+        ({"prompt": "a", "mesh": "rows=2"}, ConfigError, "no axis 'rows'"),
         ({"prompt": "a", "checkpoint": "missing"}, CheckpointError, "missing"),
         ({"input": "missing.jsonl"}, DataError, "input file missing.jsonl does not exist"),
         ({"input": "."}, DataError, "input . cannot be read"),
@@ -302,6 +320,9 @@ def test_user_errors(tmp_path, monkeypatch, values, error, message):
     ("values", "message"),
     [
         ({"min_new_tokens": 7}, "--min_new_tokens=7 is more than --max_new_tokens=6"),
+        ({"regex": "("}, "--regex='\\(' is no regular expression"),
+        ({"regex": "(?=a)b"}, "cannot be followed"),
+        ({"json_schema": "missing.json"}, "--json_schema=missing.json cannot be read"),
         ({"search": "beam", "num_beams": 10**6}, "num_beams must be less than"),
         ({"search": "beam", "length_penalty": 1e9}, "length_penalty 1000000000.0 is out of range"),
     ],

@@ -1,15 +1,13 @@
 """Texts to a few shapes of padded batches, in a way that no example can tell which it was in."""
 
-import dataclasses
+import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from instructrec_jax.model.config import T5Config
-from instructrec_jax.model.lora import merge_adapters
+from instructrec_jax.model.layers import ACTIVATION_AXES
 
 SHORTEST_BUCKET = 16  # tokens
 
@@ -88,7 +86,8 @@ def rows_in_batch(batch_size: int, examples: int) -> int:
     """
     rows = min(batch_size, 1 << max(examples - 1, 0).bit_length())
     mesh = jax.sharding.get_abstract_mesh()
-    devices = 1 if mesh.empty else mesh.shape.get("data", 1) * mesh.shape.get("fsdp", 1)
+    axes = ACTIVATION_AXES["batch"]
+    devices = 1 if mesh.empty else math.prod(mesh.shape.get(axis, 1) for axis in axes)
     return -(-rows // devices) * devices
 
 
@@ -100,31 +99,3 @@ def padded(rows: Sequence[Sequence[int]], shape: tuple[int, int]) -> tuple[np.nd
         tokens[place, : len(row)] = row
         mask[place, : len(row)] = 1
     return tokens, mask
-
-
-def inference_config(config: T5Config) -> T5Config:
-    """`config` as decoding computes it: without dropout and remat, on CPUs in float32.
-
-    A bfloat16 product of a matrix and few vectors is far slower than a float32 one there.
-    """
-    dtype = "float32" if jax.default_backend() == "cpu" else config.activation_dtype
-    return dataclasses.replace(config, dropout_rate=0.0, remat="none", activation_dtype=dtype)
-
-
-def inference_model(params: Any, config: T5Config) -> tuple[Any, T5Config]:
-    """`params` and their config as cached decoding reads them, made once and not at every step.
-
-    Adapters are merged, and kernels in the activation dtype. Norms and relative biases compute in
-    float32 and stay as they are.
-    """
-    if config.lora is not None:
-        params = merge_adapters(params, config.lora)
-        config = dataclasses.replace(config, lora=None)
-    dtype = jnp.dtype(config.activation_dtype)
-
-    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
-        names = [key.key for key in path]
-        in_dtype = names[-1] == "kernel" or names[0] == "token_embedder"
-        return leaf.astype(dtype) if in_dtype else leaf
-
-    return jax.tree_util.tree_map_with_path(cast, params), config

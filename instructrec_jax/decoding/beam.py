@@ -8,7 +8,7 @@ these only the ones among the best num_beams enter the list of the ended.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -18,11 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from instructrec_jax.decoding.batching import inference_model
+from instructrec_jax.decoding.guides import Guide
+from instructrec_jax.decoding.logit_rules import LogitRules, ruled
+from instructrec_jax.decoding.prepared import PreparedModel, prepared_model
+from instructrec_jax.decoding.rows import Rows, encoded_rows
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import constrain
-from instructrec_jax.model.t5 import T5, DecodeCache, decoder_layers
+from instructrec_jax.model.t5 import T5, DecodeCache
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,25 @@ class _Search:
 
     cache: DecodeCache  # self-attention of B * N rows, attention to the encoder of B
     last_tokens: Array  # int32 [B * N]
+    new_tokens: Array  # int32 []: of the answers under way
     tokens: Array  # int32 [B, N, max_new_tokens]: of the answers under way
     scores: Array  # float32 [B, N]: theirs, descending; -inf where there is none
     ended: Beams
     open: Array  # bool [B]: an answer under way may still become one of the best
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Candidates:
+    """The best 2 N continuations of a prompt's N answers, the best first."""
+
+    parents: Array  # int32 [B, 2 N]: the answer that each continues
+    tokens: Array  # int32 [B, 2 N]
+    scores: Array  # float32 [B, 2 N]: summed
+
+
+# Whether an answer of these tokens, the last of which is new, ends with it.
+Ends = Callable[[int, list[int]], bool]
 
 
 def beam_search(
@@ -103,164 +121,258 @@ def beam_search(
     config: T5Config,
     settings: BeamSettings,
     max_new_tokens: int,
-    min_new_tokens: int,
     eos_id: int,
+    rules: LogitRules | None = None,
+    prefixes: np.ndarray | None = None,
+    prefix_lengths: np.ndarray | None = None,
+    guides: Sequence[Guide] | None = None,
+    ends: Ends | None = None,
 ) -> Beams:
     """The best `settings.num_beams` answers to each prompt, whole on every device.
 
     From prompts [B, S], one a row with segment id 1, padding 0; rows of padding alone stay empty.
-    An answer ends after `min_new_tokens` others at the earliest. Log-probabilities are those of the
-    whole vocabulary, also where an early eos would be likelier than what is chosen. Ends as soon as
-    the searches of all rows have, and no row can tell which others were beside it. ConfigError: see
-    `BeamSettings.check`.
+    Log-probabilities are those of the whole vocabulary, also where a rule or guide forbids what
+    would be likelier; as in transformers a repetition penalty changes them. Ends as soon as the
+    searches of all rows have, and no row can tell which others were beside it.
+
+    Args:
+      params: float32 parameters, or what `prepared_model` makes of them.
+      rules: see `LogitRules`; none by default.
+      prefixes: int32 [B, P] of T5's start token and the tokens that answers go on from; they
+        belong neither to the answers nor to their scores.
+      prefix_lengths: int32 [B], the start token not counted.
+      guides: one for each prompt that is not padding: what its answers may be.
+      ends: called with a row and an answer's tokens: whether it ends there, as it does with eos.
+
+    Raises:
+      ConfigError: see `BeamSettings.check`.
     """
     settings.check(max_new_tokens=max_new_tokens, vocabulary_size=config.vocabulary_size)
-    divisors = settings.length_divisors(max_new_tokens)
-    to_the_end = settings.early_stopping == "never" and settings.length_penalty > 0
-    return _beam_search(
-        params,
+    model, config = prepared_model(params, config)
+    batch = tokens.shape[0]
+    if prefixes is None or prefix_lengths is None:
+        prefixes, prefix_lengths = np.zeros((batch, 1), np.int32), np.zeros(batch, np.int32)
+    rows = encoded_rows(
+        model,
         tokens,
         segment_ids,
+        prefixes,
+        prefix_lengths,
         config=config,
-        num_beams=settings.num_beams,
         max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
+    )
+    divisors = settings.length_divisors(max_new_tokens)
+    to_the_end = settings.early_stopping == "never" and settings.length_penalty > 0
+    limits = _Limits(
+        rules=LogitRules() if rules is None else rules,
         divisors=divisors,
         hoped_divisors=np.full_like(divisors, divisors[-1]) if to_the_end else divisors,
         stop_when_full=settings.early_stopping is True,
         eos_id=eos_id,
     )
+    num_beams = settings.num_beams
+    if guides is None and ends is None:
+        return _beam_search(model, rows, limits, config=config, num_beams=num_beams)
+    return _guided_search(
+        model, rows, limits, config=config, num_beams=num_beams, guides=guides, ends=ends
+    )
 
 
-@partial(jax.jit, static_argnames=("config", "num_beams", "max_new_tokens"))
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Limits:
+    """What a search is told; compiled once for all values."""
+
+    rules: LogitRules
+    divisors: Array | np.ndarray  # float32 [max_new_tokens]: of the lengths 1, 2, ...
+    hoped_divisors: Array | np.ndarray  # those by which an answer under way is thought to end
+    stop_when_full: Array | bool
+    eos_id: Array | int
+
+
+@partial(jax.jit, static_argnames=("config", "num_beams"))
 def _beam_search(
-    params: Any,
-    tokens: Array | np.ndarray,
-    segment_ids: Array | np.ndarray,
-    *,
-    config: T5Config,
-    num_beams: int,
-    max_new_tokens: int,
-    min_new_tokens: Array | int,
-    divisors: Array,
-    hoped_divisors: Array,
-    stop_when_full: Array | bool,
-    eos_id: Array | int,
+    model: PreparedModel, rows: Rows, limits: _Limits, *, config: T5Config, num_beams: int
 ) -> Beams:
-    """See `beam_search`; compiled once for all settings but the number of beams.
-
-    `divisors` float32 [max_new_tokens] are those of the lengths 1, 2, ..., and `hoped_divisors`
-    those by which an answer under way is thought to end.
-    """
-    params, config = inference_model(params, config)
-    apply: Callable[..., Any] = partial(T5(config).apply, {"params": params})
-    layers = decoder_layers(params)
-    ids = jnp.arange(config.vocabulary_size)
+    """A whole search on the devices."""
 
     def under_way(search: _Search) -> Array:
-        return (search.cache.position < max_new_tokens) & jnp.any(search.open)
+        return (search.new_tokens < search.tokens.shape[-1]) & jnp.any(search.open)
 
     def step(search: _Search) -> _Search:
-        position = search.cache.position
-        logits, cache = apply(layers, search.last_tokens, search.cache, method="decode_step")
-        allowed = (ids != eos_id) | (position >= min_new_tokens)
-        return _advanced(
-            search,
-            cache,
-            _candidates(logits, allowed, search.scores),
-            eos_id=eos_id,
-            divisor=divisors[position],
-            hoped_divisor=hoped_divisors[position],
-            stop_when_full=stop_when_full,
-        )
+        search, candidates = _proposed(model, search, rows, limits, None, config=config)
+        return _advanced(search, candidates, limits, candidates.tokens == limits.eos_id)[0]
 
-    cache = apply(
-        layers,
-        apply(tokens, segment_ids, method="encode"),
-        segment_ids,
-        max_new_tokens,
-        method="start_cache",
-    )
-    search = _start(cache, num_beams=num_beams, max_new_tokens=max_new_tokens)
+    search = _start(rows, num_beams=num_beams)
     ended = jax.lax.while_loop(under_way, step, search).ended
     return jax.tree.map(lambda leaf: constrain(leaf, *(None,) * leaf.ndim), ended)
 
 
-def _start(cache: DecodeCache, *, num_beams: int, max_new_tokens: int) -> _Search:
-    """Before the first token: one empty answer to each prompt, its other beams ruled out."""
-    batch = cache.encoder_segment_ids.shape[0]
+def _guided_search(
+    model: PreparedModel,
+    rows: Rows,
+    limits: _Limits,
+    *,
+    config: T5Config,
+    num_beams: int,
+    guides: Sequence[Guide] | None,
+    ends: Ends | None,
+) -> Beams:
+    """A search whose tokens the host looks at one by one."""
+    search = _start_jit(rows, num_beams=num_beams)
+    prompts, max_new_tokens = search.tokens.shape[0], search.tokens.shape[-1]
+    guides = [] if guides is None else guides
+    states = [[guide.start()] * num_beams for guide in guides]
+    everything = np.ones(config.vocabulary_size, bool)
+    for length in range(max_new_tokens):
+        if not np.asarray(search.open).any():
+            break
+        # By row and beam; an answer that is ruled out has no state, and no token either.
+        allowed = None
+        if guides:
+            allowed = np.broadcast_to(everything, (prompts, num_beams, len(everything))).copy()
+            for row, guide in enumerate(guides):
+                for beam, state in enumerate(states[row]):
+                    allowed[row, beam] = state is not None and guide.allowed(state)
+            allowed = allowed.reshape(-1, len(everything))
+        search, candidates = _proposed_jit(model, search, rows, limits, allowed, config=config)
+        parents, chosen, scores = (
+            np.asarray(leaf) for leaf in (candidates.parents, candidates.tokens, candidates.scores)
+        )
+        over = chosen == limits.eos_id
+        if ends is not None:
+            before = np.asarray(search.tokens)
+            for row, rank in np.argwhere(np.isfinite(scores) & ~over):
+                answer = before[row, parents[row, rank], :length].tolist()
+                over[row, rank] = ends(int(row), [*answer, int(chosen[row, rank])])
+        search, kept = _advanced_jit(search, candidates, limits, over)
+        for row, places in enumerate(np.asarray(kept)[: len(guides)]):
+            states[row] = [
+                guides[row].next(states[row][parents[row, place]], int(chosen[row, place]))
+                if np.isfinite(scores[row, place]) and not over[row, place]
+                else None
+                for place in places
+            ]
+    return search.ended
 
-    def for_beams(keys: Array) -> Array:
-        empty = jnp.zeros((batch * num_beams, *keys.shape[1:]), keys.dtype)
-        return constrain(empty, "batch", "heads", None, None)
 
+def _start(rows: Rows, *, num_beams: int) -> _Search:
+    """Before the first new token: one answer to each prompt, its other beams ruled out."""
+    batch, max_new_tokens = rows.token_scores.shape
+
+    def for_beams(leaf: Array) -> Array:
+        return jnp.repeat(leaf, num_beams, axis=0)
+
+    cache = _with_self_attention(
+        rows.cache, lambda keys: constrain(for_beams(keys), "batch", "heads", None, None)
+    )
     tokens = jnp.zeros((batch, num_beams, max_new_tokens), jnp.int32)
     nothing = jnp.full((batch, num_beams), -jnp.inf, jnp.float32)
     return _Search(
-        cache=_with_self_attention(cache, for_beams),
-        last_tokens=jnp.zeros(batch * num_beams, jnp.int32),
+        cache=dataclasses.replace(cache, start=for_beams(cache.start)),
+        last_tokens=for_beams(rows.last_tokens),
+        new_tokens=jnp.zeros((), jnp.int32),
         tokens=tokens,
         scores=nothing.at[:, 0].set(0.0),
         ended=Beams(tokens, jnp.zeros((batch, num_beams), jnp.int32), nothing, nothing),
-        open=jnp.any(cache.encoder_segment_ids > 0, axis=1),
+        open=~rows.finished,
     )
+
+
+def _proposed(
+    model: PreparedModel,
+    search: _Search,
+    rows: Rows,
+    limits: _Limits,
+    allowed: Array | np.ndarray | None,
+    *,
+    config: T5Config,
+) -> tuple[_Search, _Candidates]:
+    """The search with one more place in its cache, and what may stand there.
+
+    `rows` are what it started from. `allowed` bool [B * N, V] rules out the other tokens.
+    """
+    apply: Callable[..., Any] = partial(T5(config).apply, {"params": model.params})
+    logits, cache = apply(model.layers, search.last_tokens, search.cache, method="decode_step")
+    log_probabilities = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    num_beams = search.tokens.shape[1]
+    lengths = jnp.repeat(rows.lengths, num_beams)
+    possible = ruled(
+        limits.rules,
+        log_probabilities,
+        history=_history(rows, search.tokens),
+        lengths=lengths + search.new_tokens,
+        new_tokens=jnp.full_like(lengths, search.new_tokens),
+        eos_id=limits.eos_id,
+    )
+    if allowed is not None:
+        possible = jnp.where(allowed, possible, -jnp.inf)
+    search = dataclasses.replace(search, cache=cache)
+    return search, _candidates(possible, search.scores)
+
+
+def _history(rows: Rows, tokens: Array) -> Array:
+    """int32 [B * N, L]: start token, prefix and answer of each beam."""
+    batch, num_beams, longest = tokens.shape
+    room = rows.history.shape[1]
+    places = jnp.arange(room) - rows.lengths[:, None]  # of the answer's tokens
+    answers = jnp.take_along_axis(tokens, jnp.clip(places, 0, longest - 1)[:, None], axis=-1)
+    history = jnp.where((places >= 0)[:, None], answers, rows.history[:, None])
+    return history.reshape(batch * num_beams, room)
 
 
 def _advanced(
-    search: _Search,
-    cache: DecodeCache,
-    candidates: tuple[Array, Array, Array],
-    *,
-    eos_id: Array | int,
-    divisor: Array,
-    hoped_divisor: Array,
-    stop_when_full: Array | bool,
-) -> _Search:
-    """The search after a step: `cache` has its place added, `candidates` are of `_candidates`.
+    search: _Search, candidates: _Candidates, limits: _Limits, over: Array
+) -> tuple[_Search, Array]:
+    """The search after a step, and which candidates its answers are: int32 [B, N].
 
-    `divisor` and `hoped_divisor` are those of this step's length.
+    `over` bool [B, 2 N]: candidates that end, by eos or otherwise.
     """
-    parents, chosen, scores = candidates
     num_beams, max_new_tokens = search.tokens.shape[1:]
-    tokens = _of_beams(search.tokens, parents).at[:, :, cache.position - 1].set(chosen)
-    is_eos = chosen == eos_id
-    ends = (is_eos | (cache.position == max_new_tokens)) & search.open[:, None]
+    chosen, scores = candidates.tokens, candidates.scores
+    tokens = _of_beams(search.tokens, candidates.parents).at[:, :, search.new_tokens].set(chosen)
+    length = search.new_tokens + 1
+    ends = (over | (length == max_new_tokens)) & search.open[:, None]
     candidates_ended = Beams(
         tokens=tokens,
-        lengths=jnp.full_like(chosen, cache.position),
+        lengths=jnp.full_like(chosen, length),
         scores=scores,
-        beam_scores=jnp.where(ends, scores / divisor, -jnp.inf),
+        beam_scores=jnp.where(ends, scores / limits.divisors[length - 1], -jnp.inf),
     )
     ended = _with_ended(search.ended, jax.tree.map(lambda x: x[:, :num_beams], candidates_ended))
-    running_scores, kept = jax.lax.top_k(jnp.where(is_eos, -jnp.inf, scores), num_beams)
+    running_scores, kept = jax.lax.top_k(jnp.where(over, -jnp.inf, scores), num_beams)
     worst = ended.beam_scores[:, -1]
-    improvable = running_scores[:, 0] / hoped_divisor > worst
+    improvable = running_scores[:, 0] / limits.hoped_divisors[length - 1] > worst
     full = worst > -jnp.inf
-    return _Search(
-        cache=_reordered(cache, _of_beams(parents, kept)),
+    search = _Search(
+        cache=_reordered(search.cache, _of_beams(candidates.parents, kept)),
         last_tokens=_of_beams(chosen, kept).reshape(-1),
+        new_tokens=length,
         tokens=_of_beams(tokens, kept),
         scores=running_scores,
         ended=ended,
-        open=search.open & improvable & ~(full & stop_when_full),
+        open=search.open & improvable & ~(full & limits.stop_when_full),
     )
+    return search, kept
 
 
-def _candidates(logits: Array, allowed: Array, scores: Array) -> tuple[Array, Array, Array]:
-    """The best 2 N continuations of N answers: parent, token and summed score, each [B, 2 N].
+_start_jit = jax.jit(_start, static_argnames="num_beams")
+_proposed_jit = jax.jit(_proposed, static_argnames="config", donate_argnums=1)
+_advanced_jit = jax.jit(_advanced, donate_argnums=0)
 
-    From logits [B * N, V] and the answers' scores [B, N]. First the best of each answer, then of
-    all: that sorts few numbers, and the vocabulary keeps an axis that devices can split.
+
+def _candidates(log_probabilities: Array, scores: Array) -> _Candidates:
+    """The best 2 N continuations of N answers, of their log-probabilities [B * N, V].
+
+    First the best of each answer, then of all: that sorts few numbers, and the vocabulary keeps an
+    axis that devices can split.
     """
     batch, num_beams = scores.shape
-    best, tokens = jax.lax.top_k(
-        jnp.where(allowed, logits, -jnp.inf), min(2 * num_beams, logits.shape[-1])
-    )
-    log_probabilities = best - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    best, tokens = jax.lax.top_k(log_probabilities, min(2 * num_beams, log_probabilities.shape[-1]))
     each = best.shape[-1]
-    sums = scores[..., None] + log_probabilities.reshape(batch, num_beams, each)
+    sums = scores[..., None] + best.reshape(batch, num_beams, each)
     sums, places = jax.lax.top_k(sums.reshape(batch, -1), 2 * num_beams)
-    return places // each, _of_beams(tokens.reshape(batch, -1), places), sums
+    return _Candidates(places // each, _of_beams(tokens.reshape(batch, -1), places), sums)
 
 
 def _with_ended(ended: Beams, new: Beams) -> Beams:

@@ -15,6 +15,9 @@ _TARGET_FIELDS = ("target", "output", "response", "completion")
 
 Tokens = tuple[int, ...]
 
+# What stands in the place of what is asked about, where an option's own probability is wanted.
+CONTENT_FREE = "N/A"
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -24,6 +27,9 @@ class Prompt:
     text: str | Tokens  # what the encoder reads: a text, or these token ids and no others
     target: str | Tokens = ""
     demonstrations_left_out: int = 0  # that do not fit
+    prefix: str | None = None  # what the answer goes on from; None: the record says nothing of it
+    options: tuple[str, ...] = ()
+    content_free: str = CONTENT_FREE  # the same question with nothing to answer
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ def read_prompts(
     *,
     vocabulary_size: int,
     with_targets: bool = False,
+    with_options: bool = False,
     assemble: Assemble = _with_all,
 ) -> Iterator[Prompt | BrokenLine]:
     """One record for each line, in order, at constant memory.
@@ -60,7 +67,9 @@ def read_prompts(
     `vocabulary_size`, counts before the instruction: the encoder reads these ids and no others, so
     that they end with eos where the model expects one. `with_targets`, the object also holds
     `target_tokens` or else `target` (`output`, `response`, `completion`); the ids are the whole
-    target, eos included where it belongs to it. Other fields are left alone. Without an id the
+    target, eos included where it belongs to it. `with_options`, the object also holds `options`, a
+    list of different texts. `prefix` may say how the answer begins. Other fields are left alone.
+    Without an id the
     record gets the number of its line, from 1. UTF-8, with or without a byte order mark; lines end
     with \\n or \\r\\n.
     """
@@ -68,11 +77,16 @@ def read_prompts(
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
         line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield _read_line(line, number, vocabulary_size, with_targets, assemble)
+        yield _read_line(line, number, vocabulary_size, with_targets, with_options, assemble)
 
 
 def _read_line(
-    line: bytes, number: int, vocabulary_size: int, with_targets: bool, assemble: Assemble
+    line: bytes,
+    number: int,
+    vocabulary_size: int,
+    with_targets: bool,
+    with_options: bool,
+    assemble: Assemble,
 ) -> Prompt | BrokenLine:
     record_id: str | int = str(number)
     try:
@@ -81,16 +95,25 @@ def _read_line(
             _checked(text, "line")
             if with_targets:
                 raise ValueError("plain text has no target; write a JSON object")
+            if with_options:
+                raise ValueError("plain text has no options; write a JSON object")
             return Prompt(record_id, text)
         record = json.loads(text)
         record_id = _id_of(record, number)
         target = _target_of(record, vocabulary_size) if with_targets else ""
+        prefix = _prefix_of(record)
+        options = _options_of(record) if with_options else ()
         if record.get("input_tokens") is not None:
             tokens = _token_ids(record["input_tokens"], "input_tokens", vocabulary_size)
-            return Prompt(record_id, tokens, target)
+            return Prompt(record_id, tokens, target, prefix=prefix, options=options)
         demonstrations = read_demonstrations(record.get("demonstrations"))
-        prompt, left_out = assemble(demonstrations, *_question_of(record))
-        return Prompt(record_id, prompt, target, left_out)
+        instruction, given = _question_of(record)
+        prompt, left_out = assemble(demonstrations, instruction, given)
+        content_free = CONTENT_FREE
+        if with_options:
+            nothing = (instruction, CONTENT_FREE) if given else (CONTENT_FREE, "")
+            content_free, _ = assemble(demonstrations, *nothing)
+        return Prompt(record_id, prompt, target, left_out, prefix, options, content_free)
     except UnicodeDecodeError as error:
         reason = f"not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
@@ -124,6 +147,31 @@ def _target_of(record: dict[str, object], vocabulary_size: int) -> str | Tokens:
             _encodable(target, name)
             return target
     raise ValueError(f"no field {_TARGET_FIELDS[0]!r}")
+
+
+def _prefix_of(record: dict[str, object]) -> str | None:
+    prefix = record.get("prefix")
+    if prefix is None:
+        return None
+    if not isinstance(prefix, str):
+        raise ValueError(f"prefix is {_kind(prefix)}, not a string")
+    _encodable(prefix, "prefix")
+    return prefix
+
+
+def _options_of(record: dict[str, object]) -> tuple[str, ...]:
+    options = record.get("options")
+    if options is None:
+        raise ValueError("no field 'options'")
+    if not isinstance(options, list):
+        raise ValueError(f"options is {_kind(options)}, not a list of strings")
+    if not options:
+        raise ValueError("options is empty")
+    texts = tuple(_checked(option, f"options[{place}]") for place, option in enumerate(options))
+    for place, text in enumerate(texts):
+        if text in texts[:place]:
+            raise ValueError(f"options[{place}] comes twice")
+    return texts
 
 
 def _token_ids(value: object, name: str, vocabulary_size: int) -> Tokens:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from instructrec_jax.decoding.choosing import CHOOSE_BY, Choice, ChooseBy
 from instructrec_jax.decoding.generate import Generation
 from instructrec_jax.decoding.scoring import Score
 
@@ -11,15 +12,29 @@ _DECIMALS = 6  # of log-probabilities
 
 
 def generation_record(
-    record_id: str | int, generations: Sequence[Generation], *, several: bool
+    record_id: str | int, generations: Sequence[Generation], *, several: bool, prefix: str = ""
 ) -> dict[str, Any]:
     """The answers to a prompt: the only one's fields, or with `several` a list, the best first.
 
-    ValueError: a score is not a finite number.
+    `prefix` is the text that they go on from. ValueError: a score is not a finite number.
     """
     outputs = [_output(generation) for generation in generations]
     answer = {"outputs": outputs} if several else outputs[0]
-    return {"id": record_id, **answer, **_truncated(generations[0].truncated)}
+    forced = {"prefix": prefix} if prefix else {}
+    return {"id": record_id, **forced, **answer, **_truncated(generations[0].truncated)}
+
+
+def choice_record(
+    record_id: str | int, options: Sequence[str], choice: Choice, *, by: ChooseBy
+) -> dict[str, Any]:
+    """The chosen option, and what speaks for each. ValueError: a number that is not finite."""
+    logprobs = {name: [_rounded(number) for number in getattr(choice, name)] for name in CHOOSE_BY}
+    return {
+        "id": record_id,
+        "choice": options[choice.best(by)],
+        "option_logprobs": logprobs,
+        **_truncated(choice.truncated),
+    }
 
 
 def score_record(record_id: str | int, score: Score) -> dict[str, Any]:

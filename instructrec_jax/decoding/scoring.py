@@ -15,11 +15,11 @@ from instructrec_jax.decoding.batching import (
     cut,
     encode_texts,
     grouped_by_shape,
-    inference_config,
     length_bucket,
     padded,
     rows_in_batch,
 )
+from instructrec_jax.decoding.prepared import inference_config
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import constrain
 from instructrec_jax.model.t5 import T5
@@ -101,15 +101,30 @@ def target_log_probabilities(
     From texts [B, S] and targets [B, T], one a row with mask 1, padding 0, which gets a number
     without meaning. T is a multiple of 16. The result is whole on every device.
     """
+    apply: Callable[..., Any] = T5(config).apply
+    encoded = apply({"params": params}, tokens, segment_ids, method="encode")
+    return encoded_target_log_probabilities(
+        params, encoded, segment_ids, target_tokens, target_mask, config=config
+    )
+
+
+def encoded_target_log_probabilities(
+    params: Any,
+    encoded: Array,
+    segment_ids: Array,
+    target_tokens: Array,
+    target_mask: Array,
+    *,
+    config: T5Config,
+) -> Array:
+    """`target_log_probabilities` of texts that the encoder has read, [B, S, D]."""
     apply: Callable[..., Any] = partial(T5(config).apply, {"params": params})
     hidden = apply(
-        {
-            "encoder_input_tokens": tokens,
-            "encoder_segment_ids": segment_ids,
-            "decoder_input_tokens": jnp.pad(target_tokens[:, :-1], ((0, 0), (1, 0))),
-            "decoder_segment_ids": target_mask,
-        },
-        method="hidden",
+        jnp.pad(target_tokens[:, :-1], ((0, 0), (1, 0))),
+        encoded,
+        target_mask,
+        segment_ids,
+        method="decode",
     )
 
     def of_chunk(start: Array) -> Array:

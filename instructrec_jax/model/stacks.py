@@ -38,11 +38,38 @@ class LayerCache:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DecodeCache:
-    """What decoding one token after another keeps: an ordinary pytree, passed and returned."""
+    """What decoding one token after another keeps: an ordinary pytree, passed and returned.
+
+    Keys and values lie in a ring: those of position p in place p % T of the T that there is room
+    for. T5 knows distances alone and no places, so a row may start at any position, and one that
+    has ended can give its room to another while the others go on.
+    """
 
     layers: tuple[LayerCache, ...]
     encoder_segment_ids: Array  # int32 [B, S]
     position: Array  # int32 []: tokens decoded so far, the same for all rows
+    start: Array  # int32 [B]: position of each row's first token; those before it are not its own
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Reach:
+    """What the query at a position sees of the ring."""
+
+    place: Array  # int32 []: where its own key and value go
+    ages: Array  # int32 [T]: how many positions ago each place was written
+    seen: Array  # int32 [B, T]: 1 where the place holds a token of the row
+
+
+def reach_of(cache: DecodeCache) -> Reach:
+    """What the tokens at `cache.position` see."""
+    length = cache.layers[0].self_key.shape[2]
+    ages = (cache.position - jnp.arange(length)) % length
+    return Reach(
+        place=cache.position % length,
+        ages=ages,
+        seen=(ages <= (cache.position - cache.start)[:, None]).astype(jnp.int32),
+    )
 
 
 class EncoderLayer(nn.Module):
@@ -158,26 +185,25 @@ class DecoderLayer(nn.Module):
         x: Array,
         cache: LayerCache,
         bias: Array | None,
-        position: Array,
+        reach: Reach,
         encoder_segment_ids: Array,
     ) -> tuple[Array, LayerCache]:
-        """x [B, 1, D] at `position` to [B, 1, D], and the cache with its key and value.
+        """x [B, 1, D] to [B, 1, D], and the cache with its key and value.
 
         The cache of the encoder's side may have fewer rows, each for as many rows of x on end.
         """
         if bias is None:
-            bias = self.relative_bias.step(position, cache.self_key.shape[2])
+            bias = self.relative_bias.step(reach.ages)
         normed = self.self_attention_norm(x)
         key, value = self.self_attention.key_value(normed)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_key, key, position, axis=2)
-        values = jax.lax.dynamic_update_slice_in_dim(cache.self_value, value, position, axis=2)
-        seen = (jnp.arange(keys.shape[2]) <= position).astype(jnp.int32)
+        keys = jax.lax.dynamic_update_slice_in_dim(cache.self_key, key, reach.place, axis=2)
+        values = jax.lax.dynamic_update_slice_in_dim(cache.self_value, value, reach.place, axis=2)
         x += self.self_attention.step(
             normed,
             keys,
             values,
             bias=bias,
-            key_segments=jnp.broadcast_to(seen, (x.shape[0], seen.shape[0])),
+            key_segments=reach.seen,
         )
         # Rows that answer one prompt, as beams do, are so many queries to its keys: no copies.
         normed = self.cross_attention_norm(x).reshape(cache.cross_key.shape[0], -1, x.shape[-1])
@@ -282,6 +308,7 @@ class Decoder(nn.Module):
             layers=tuple(start({"params": params}, encoded, max_length) for params in layers),
             encoder_segment_ids=encoder_segment_ids,
             position=jnp.zeros((), jnp.int32),
+            start=jnp.zeros(encoded.shape[0], jnp.int32),
         )
 
     def step(
@@ -290,8 +317,9 @@ class Decoder(nn.Module):
         """Final states [B, 1, D] from embeddings [B, 1, D], and the cache with this place added."""
         x = embeddings
         bias = None
+        reach = reach_of(cache)
         if self.config.shared_relative_bias:
-            bias = self.relative_bias.step(cache.position, cache.layers[0].self_key.shape[2])
+            bias = self.relative_bias.step(reach.ages)
         step: Any = partial(DecoderLayer(self.config, parent=None).apply, method="step")
         layer_caches = []
         for params, layer_cache in zip(layers, cache.layers, strict=True):
@@ -300,7 +328,7 @@ class Decoder(nn.Module):
                 x,
                 layer_cache,
                 bias,
-                cache.position,
+                reach,
                 cache.encoder_segment_ids,
             )
             layer_caches.append(layer_cache)

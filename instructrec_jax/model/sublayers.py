@@ -49,9 +49,9 @@ class RelativeBias(nn.Module):
         values = self._of_distance(jnp.arange(1 - length, length)).T
         return spread_diagonals(values, target_length=length, source_length=length)[None]
 
-    def step(self, position: Array, length: int) -> Array:
-        """float32 [1, H, 1, T]: the query at `position` against keys 0 ... length - 1."""
-        return self._of_distance(jnp.arange(length) - position).T[None, :, None, :]
+    def step(self, ages: Array) -> Array:
+        """float32 [1, H, 1, T]: one query against keys `ages` [T] places before it."""
+        return self._of_distance(-ages).T[None, :, None, :]
 
 
 class Attention(nn.Module):

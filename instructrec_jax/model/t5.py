@@ -57,11 +57,29 @@ class T5(nn.Module):
             batch["encoder_segment_ids"],
             deterministic=deterministic,
         )
-        x = self.decoder(
-            self._embed(batch["decoder_input_tokens"]),
+        return self.decode(
+            batch["decoder_input_tokens"],
             encoded,
             batch["decoder_segment_ids"],
             batch["encoder_segment_ids"],
+            deterministic=deterministic,
+        )
+
+    def decode(
+        self,
+        tokens: Array,
+        encoded: Array,
+        segment_ids: Array,
+        encoder_segment_ids: Array,
+        *,
+        deterministic: bool = True,
+    ) -> Array:
+        """The input of `logits`, [B, T, D], of tokens [B, T] given encoded [B, S, D]."""
+        x = self.decoder(
+            self._embed(tokens),
+            encoded,
+            segment_ids,
+            encoder_segment_ids,
             deterministic=deterministic,
         )
         return self._scaled(x)
@@ -104,7 +122,7 @@ class T5(nn.Module):
     def start_cache(
         self, layers: tuple[Any, ...], encoded: Array, encoder_segment_ids: Array, max_length: int
     ) -> DecodeCache:
-        """The cache before the first token, for at most `max_length` tokens a row.
+        """The cache before the first token, with room for the last `max_length` tokens of a row.
 
         From encoded [B, S, D] and segment ids [B, S]: 1 for the prompt, one a row, and 0 for
         padding. `layers` is `decoder_layers(params)`.

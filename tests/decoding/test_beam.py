@@ -18,6 +18,7 @@ from reference import (
 from instructrec_jax.decoding import beam
 from instructrec_jax.decoding.beam import BeamSettings, beam_search
 from instructrec_jax.decoding.generate import generate, generate_several
+from instructrec_jax.decoding.logit_rules import LogitRules
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.model.lora import LoraConfig, merge_adapters
 from instructrec_jax.model.t5 import init_parameters
@@ -87,7 +88,15 @@ def assert_equal_to_transformers(settings, *, max_new_tokens=NEW_TOKENS, min_new
     params, model = models()
     limits = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
     answers, beam_scores = expected_beams(model, settings, **limits)
-    found = beam_search(params, *prompts(), config=CONFIG, settings=settings, eos_id=EOS, **limits)
+    found = beam_search(
+        params,
+        *prompts(),
+        config=CONFIG,
+        settings=settings,
+        eos_id=EOS,
+        max_new_tokens=max_new_tokens,
+        rules=LogitRules(min_new_tokens=min_new_tokens),
+    )
     found = jax.tree.map(np.asarray, found)
     ours = [
         found.tokens[row, rank, : found.lengths[row, rank]].tolist()
@@ -125,7 +134,6 @@ def test_beam_search_of_every_architecture_equals_transformers(name):
         config=config,
         settings=BeamSettings(4),
         max_new_tokens=MAX_NEW_TOKENS,
-        min_new_tokens=0,
         eos_id=1,
     )
     answers = np.asarray(found.tokens)[:, :2, : golden["beam_tokens"].shape[-1]]
@@ -155,8 +163,8 @@ def test_settings_compile_nothing_but_a_number_of_beams():
     params = with_frequent_eos(fixed_parameters(CONFIG))
 
     def search(settings):
-        limits = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": 0}
-        beam_search(params, *prompts(), config=CONFIG, settings=settings, eos_id=EOS, **limits)
+        options = {"config": CONFIG, "max_new_tokens": NEW_TOKENS, "eos_id": EOS}
+        beam_search(params, *prompts(), settings=settings, **options)
         return beam._beam_search._cache_size()
 
     compiled = search(BeamSettings(2))

@@ -1,0 +1,82 @@
+"""Answers that are appended to a file, so that the same command goes on where it was broken off.
+
+    answers.jsonl         one line for each line of input, in order
+    answers.jsonl.state   the settings that the answers were made with
+
+Every line of input gives one line of output, so the whole lines that are there tell how far a run
+has come. A last line without its end is cut off. Other settings are refused, for the file would
+hold answers of two kinds.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from instructrec_jax.errors import ConfigError, DataError
+
+
+def open_output(
+    path: Path, settings: Mapping[str, Any], *, overwrite: bool
+) -> tuple[IO[bytes], int, str | int | None]:
+    """The file to append to, the number of lines that it has, and the id of its last line.
+
+    ConfigError: it cannot be written, or holds answers that were made with other settings.
+    """
+    state = path.with_name(path.name + ".state")
+    # As JSON gives them back, so that they compare.
+    asked = json.loads(json.dumps(dict(settings)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        has_answers = path.exists() and path.stat().st_size > 0
+        if has_answers and not overwrite:
+            _check_settings(path, state, asked)
+            count, last = _whole_lines(path)
+            return open(path, "ab"), count, last
+        _write_whole(state, asked)
+        return open(path, "wb"), 0, None
+    except OSError as error:
+        raise ConfigError(f"--output={path} cannot be written: {error.strerror}") from None
+
+
+def _check_settings(path: Path, state: Path, asked: Mapping[str, Any]) -> None:
+    try:
+        made_with = json.loads(state.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"--output={path} exists, and no {state.name} beside it tells what made it; "
+            "--overwrite starts it over"
+        ) from None
+    names = {*made_with, *asked}
+    other = sorted(name for name in names if made_with.get(name) != asked.get(name))
+    if other:
+        name = other[0]
+        raise ConfigError(
+            f"--output={path} holds answers made with {name}={made_with.get(name)!r}, not "
+            f"{asked.get(name)!r}; choose another file, or start it over with --overwrite"
+        )
+
+
+def _whole_lines(path: Path) -> tuple[int, str | int | None]:
+    """The number of whole lines, after what follows them is cut off, and the id of the last."""
+    count = end = 0
+    last = b""
+    with open(path, "r+b") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                count, end, last = count + 1, end + len(line), line
+        file.truncate(end)
+    if not count:
+        return 0, None
+    try:
+        return count, json.loads(last)["id"]
+    except (ValueError, TypeError, KeyError):
+        raise DataError(f"{path} line {count} is no answer; --overwrite starts it over") from None
+
+
+def _write_whole(path: Path, settings: Mapping[str, Any]) -> None:
+    """At once: a killed run leaves the old file or the new one."""
+    unfinished = path.with_name(path.name + ".new")
+    unfinished.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
