@@ -35,6 +35,7 @@ class Run:
     mesh: Mesh
     shapes: TrainState  # ShapeDtypeStructs with their shardings
     freezing: Freezing
+    settings: StepSettings
     new_state: Callable[[Any], TrainState]  # from the parameters that are given, {} for none
     step: stages.Wrapped  # see `make_train_step`
     evaluate: Callable[[Any, dict[str, Array]], dict[str, Array]]
@@ -76,6 +77,7 @@ def make_run(
         mesh=mesh,
         shapes=shapes,
         freezing=freezing,
+        settings=settings,
         new_state=new_state,
         step=make_train_step(
             config=model,

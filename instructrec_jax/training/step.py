@@ -153,7 +153,7 @@ def make_evaluation_step(
     plain = dataclasses.replace(settings, label_smoothing=0.0, z_loss=0.0)
 
     def function(parameters: Any, batch: Batch) -> dict[str, Array]:
-        _, sums = _summed_loss(
+        _, sums = summed_loss(
             parameters,
             {},
             batch,
@@ -171,7 +171,7 @@ def make_evaluation_step(
     )
 
 
-def _summed_loss(
+def summed_loss(
     trained: Any,
     frozen: Any,
     batch: Batch,
@@ -181,6 +181,7 @@ def _summed_loss(
     dropout_key: Array | None,
     task_count: int,
 ) -> tuple[Array, dict[str, Array]]:
+    """Summed loss and sums of a batch, see `loss.summed_nll`; dropout where there is a key."""
     # Linen's `apply` is typed for methods that also return changed variables.
     apply: Any = partial(model.apply, {"params": joined(trained, frozen)})
     hidden = apply(
@@ -292,7 +293,7 @@ def _accumulated(
 ) -> tuple[Array, dict[str, Array], Any]:
     """Summed loss, its sums and the gradient of the trained parameters, over all micro-batches."""
     count = settings.accumulation_steps
-    with_gradient = jax.value_and_grad(_summed_loss, has_aux=True)
+    with_gradient = jax.value_and_grad(summed_loss, has_aux=True)
 
     def of_part(part: Batch, index: Array | int) -> tuple[Array, dict[str, Array], Any]:
         dropout = jax.random.fold_in(key, index) if model.config.has_dropout else None

@@ -8,17 +8,10 @@ from jax.sharding import Mesh
 
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.lora import is_adapter
+from instructrec_jax.training.memory import Memory, bytes_per_device
 from instructrec_jax.training.preparation import RunData
 from instructrec_jax.training.sharding import path_name
 from instructrec_jax.training.step import TrainState
-
-
-def bytes_per_device(tree: Any) -> int:
-    """Bytes that a tree of ShapeDtypeStructs with shardings takes on each device."""
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf in jax.tree.leaves(tree)
-    )
 
 
 def run_summary(
@@ -51,6 +44,40 @@ def run_summary(
     if cache.demonstrations_left_out:
         lines.append(f"left out: {cache.demonstrations_left_out:,} demonstrations had no room")
     return "\n".join(lines)
+
+
+def memory_summary(predicted: Memory, planned: tuple[int, int, int]) -> str:
+    """The parts of a step's memory, and their sums beside those of XLA's plan.
+
+    Args:
+      predicted: of `predicted_memory`.
+      planned: of `planned_memory`.
+    """
+    parts = {
+        "parameters": predicted.parameters,
+        "optimizer state": predicted.optimizer,
+        "averages": predicted.averaged,
+        "batch": predicted.batch,
+        "gradients": predicted.gradients,
+        "activations kept": predicted.activations,
+        "working memory": predicted.working,
+        "update": predicted.update,
+    }
+    arguments, temporary, outputs = planned
+    rows = [
+        ("", "predicted", "XLA's plan here"),
+        ("what stays", _size(predicted.arguments), _size(arguments)),
+        ("on top, at most", _size(predicted.temporary), _size(temporary)),
+        ("new outputs", "", _size(outputs)),
+        (
+            "together",
+            _size(predicted.arguments + predicted.temporary),
+            _size(arguments + temporary + outputs),
+        ),
+    ]
+    table = "\n".join(f"  {name:<18}{left:>12}{right:>18}" for name, left, right in rows)
+    named = ", ".join(f"{name} {_size(size)}" for name, size in parts.items() if size)
+    return f"memory of a step a device: {named}\n{table}"
 
 
 def _count(tree: Any) -> int:
