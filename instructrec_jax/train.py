@@ -22,10 +22,12 @@ from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import sharding
+from instructrec_jax.training.checkpoint import read_metadata
 from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
+from instructrec_jax.training.doctor import check_everything, machine
 from instructrec_jax.training.environment import (
     environment_record,
     join_processes,
@@ -33,7 +35,9 @@ from instructrec_jax.training.environment import (
 )
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
+from instructrec_jax.training.keeping import step_folders
 from instructrec_jax.training.loop import Loop
+from instructrec_jax.training.memory import batch_shapes, planned_memory, predicted_memory
 from instructrec_jax.training.model_folder import (
     ModelFolder,
     base_record,
@@ -48,7 +52,7 @@ from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.run_folder import claimed_run_folder
 from instructrec_jax.training.same_run import check_same_run, differences
 from instructrec_jax.training.step import TrainState
-from instructrec_jax.training.summary import parameter_table, run_summary
+from instructrec_jax.training.summary import memory_summary, parameter_table, run_summary
 from instructrec_jax.training.trackers import open_trackers
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; the config has a default.")
@@ -73,14 +77,19 @@ def main() -> None:
     )
     if _DISTRIBUTED.value:
         join_processes()
+    workdir = Path(config.workdir)
+    dry_run = _DRY_RUN.value or _PREVIEW.value > 0
+    if dry_run:
+        say(machine(workdir))
+        may_build = origins["dataset"] != COMMAND_LINE
+        check_everything(config, device_count=jax.device_count(), may_build=may_build, say=say)
     check(config, device_count=jax.device_count())
     stop = StopRequest()
-    workdir = Path(config.workdir)
     with stop.listening(), full_disk_told(workdir), claimed_run_folder(workdir):
         train(
             config,
             origins=origins,
-            dry_run=_DRY_RUN.value or _PREVIEW.value > 0,
+            dry_run=dry_run,
             preview=max(_PREVIEW.value, 1),
             stop=stop,
         )
@@ -147,8 +156,10 @@ def train(
     )
     if dry_run:
         tell(parameter_table(parts.shapes))
+        tell(_memory(parts))
         tell(mixture_table(data.training, steps=config.train.steps))
         tell(_preview(data, count=preview, short=False))
+        _check_resume(parts, workdir / "checkpoints", tell)
         return
 
     # ---------------------------------------------------------------- state
@@ -225,6 +236,27 @@ def _preview(data: RunData, *, count: int, short: bool) -> str:
     )
 
 
+def _memory(parts: Run) -> str:
+    """What a step takes on each device, by formula and as XLA plans it; nothing is allocated."""
+    config, mesh = parts.config, parts.mesh
+    batch = batch_shapes(
+        mesh,
+        rows=config.train.batch_size,
+        encoder_length=config.data.encoder_length,
+        decoder_length=config.data.decoder_length,
+        tasks=True,
+    )
+    predicted = predicted_memory(
+        parts.shapes,
+        batch,
+        model=parts.model,
+        settings=parts.settings,
+        freezing=parts.freezing,
+        mesh=mesh,
+    )
+    return memory_summary(predicted, planned_memory(parts.step, parts.shapes, batch, mesh))
+
+
 def _nothing(text: str = "") -> None:
     """What the processes after the first say."""
 
@@ -260,6 +292,14 @@ def _base(parts: Run, state: TrainState, initial: ModelFolder | None) -> dict[st
     if parts.model.lora is None or initial is None:
         return None
     return base_record(initial, state.frozen, dtype=parts.freezing.dtype)
+
+
+def _check_resume(parts: Run, folder: Path, tell: Callable[[str], None]) -> None:
+    """What a run would go on from, and whether it may; changes nothing."""
+    for step_folder in reversed(step_folders(folder).values()):
+        check_same_run(parts, read_metadata(step_folder), tell=tell)
+        tell(f"the run goes on from {step_folder}")
+        return
 
 
 def _restored(

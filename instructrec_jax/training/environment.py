@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from instructrec_jax.errors import ConfigError
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "numpy")
+# Those whose versions decide what a run computes.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "numpy")
 
 
 def join_processes() -> None:
@@ -48,7 +49,7 @@ def environment_record(mesh: Mesh) -> dict[str, Any]:
         "git_revision": _git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "devices": {"kind": devices[0].device_kind, "count": len(devices)},
         "processes": jax.process_count(),
         "mesh": dict(mesh.shape),
