@@ -4,8 +4,6 @@ The same input gives the same page, byte for byte. What the page says is compute
 looks stands in report.html.
 """
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,29 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from instructrec_jax.evaluation.breakdown import ERROR_KINDS, LENGTHS
-from instructrec_jax.evaluation.charts import LineChart, Series, line_chart, number_label
 from instructrec_jax.evaluation.files import write_whole
 from instructrec_jax.evaluation.floors import EVALUATED_EXAMPLES, Floor, floors_of
 from instructrec_jax.evaluation.metrics import METRIC_BY_NAME, METRICS, PRIMARY_METRIC
 from instructrec_jax.evaluation.protocol import FEW, NO_HOLDOUT, holdout_order
 from instructrec_jax.evaluation.rewording import VARIANTS
-from instructrec_jax.evaluation.run_log import RunLog, read_run, series
+from instructrec_jax.evaluation.run_log import RunLog, read_run
+from instructrec_jax.evaluation.run_report import (
+    event_rows,
+    run_charts,
+    setting_rows,
+    task_rows,
+    time_parts,
+    training_cards,
+)
 from instructrec_jax.evaluation.samples import choose_samples, from_training, learning_journeys
+from instructrec_jax.evaluation.wording import (
+    duration,
+    few_text,
+    interval_text,
+    loss_text,
+    percent,
+    range_text,
+)
 
 TEMPLATE = "report.html"
 
@@ -38,16 +51,6 @@ HOLDOUT_TEXTS = {
 
 # Colour of each kind of error that is not told apart by the palette's order.
 _ERROR_COLOURS = {"right": "good", "near": "part-3", "partly": "floor-0", "far": "bad"}
-
-# Parts of the wall time: key in metrics.jsonl, title. Unknown keys show under their own name.
-TIME_TEXTS = {
-    "step": "training steps",
-    "data_wait": "waiting for data",
-    "compile": "compiling",
-    "evaluate": "evaluating",
-    "save": "saving checkpoints",
-    "data": "preparing data",
-}
 
 
 def write_report(
@@ -106,17 +109,20 @@ def render(
         few_examples=FEW,
         headline=_headline(panels),
         notes=evaluation_notes(metrics) if metrics is not None else [],
-        cards=_evaluation_cards(panels) + _training_cards(run),
+        cards=_evaluation_cards(panels) + training_cards(run),
         panels=panels,
-        charts=_charts(run),
+        charts=run_charts(run),
         packing=run.packing if run is not None else {},
-        time_parts=_time_parts(run),
+        time_parts=time_parts(run),
+        task_rows=task_rows(run),
+        events=event_rows(run),
+        event_count=len(run.events) if run is not None else 0,
         journeys=learning_journeys(records),
         samples=choose_samples(shown),
         sample_total=len(shown),
         tasks=sorted({each["task"] for each in shown}),
         holdouts=sorted({each["holdout"] for each in shown}, key=holdout_order),
-        settings=_settings(run),
+        settings=setting_rows(run),
     )
 
 
@@ -243,173 +249,3 @@ def _evaluation_cards(panels: Sequence[Mapping[str, Any]]) -> list[dict[str, str
             }
         )
     return cards
-
-
-# --- the training run ---------------------------------------------------------------------------
-
-
-def _training_cards(run: RunLog | None) -> list[dict[str, str]]:
-    if run is None:
-        return []
-    cards = []
-    validation = series(run.validation, "loss_per_token")
-    training = series(run.train, "loss_per_token")
-    if validation:
-        step, loss = validation[-1]
-        cards.append(
-            {
-                "label": "Validation loss",
-                "value": loss_text(loss),
-                "unit": "nats / token",
-                "note": f"perplexity {math.exp(min(loss, 50)):,.1f} at step {step:,.0f}",
-            }
-        )
-    elif training:
-        cards.append(
-            {
-                "label": "Training loss",
-                "value": loss_text(training[-1][1]),
-                "unit": "nats / token",
-                "note": f"at step {training[-1][0]:,.0f}",
-            }
-        )
-    throughput = [value for _, value in series(run.train, "tokens_per_second")]
-    if throughput:
-        rows = [value for _, value in series(run.train, "sequences_per_second")]
-        note = f"{number_label(statistics.median(rows))} sequences/s, " if rows else ""
-        cards.append(
-            {
-                "label": "Throughput",
-                "value": number_label(statistics.median(throughput)),
-                "unit": "tokens / s",
-                "note": f"{note}median over the run, padding not counted",
-            }
-        )
-    if run.train:
-        total = sum(run.seconds.values())
-        cards.append(
-            {
-                "label": "Training",
-                "value": f"{run.train[-1].get('step', 0):,}",
-                "unit": "steps",
-                "note": f"{duration(total)} in all" if total else "",
-            }
-        )
-    return cards
-
-
-def _charts(run: RunLog | None) -> list[LineChart]:
-    """The loss curve first, then small ones; charts without data are left out."""
-    if run is None:
-        return []
-    train, validation = run.train, run.validation
-    charts = [
-        line_chart(
-            name="loss",
-            title="Loss per target token (nats)",
-            series=[
-                Series("training", "first", series(train, "loss_per_token")),
-                Series("validation", "second", series(validation, "loss_per_token")),
-            ],
-        ),
-        line_chart(
-            name="accuracy",
-            title="Share of target tokens predicted right",
-            series=[
-                Series("training", "first", series(train, "accuracy")),
-                Series("validation", "second", series(validation, "accuracy")),
-            ],
-            from_zero=True,
-        ),
-        line_chart(
-            name="throughput",
-            title="Tokens per second",
-            series=[Series("tokens/s", "first", series(train, "tokens_per_second"))],
-            from_zero=True,
-        ),
-        line_chart(
-            name="gradient",
-            title="Gradient norm",
-            series=[Series("norm", "first", series(train, "gradient_norm"))],
-            from_zero=True,
-        ),
-        line_chart(
-            name="rate",
-            title="Learning rate",
-            series=[Series("rate", "first", series(train, "learning_rate"))],
-            from_zero=True,
-        ),
-    ]
-    return [chart for chart in charts if chart is not None]
-
-
-def _time_parts(run: RunLog | None) -> list[dict[str, Any]]:
-    """Parts of the wall time in the order of TIME_TEXTS, with their share."""
-    if run is None or not run.seconds:
-        return []
-    total = sum(run.seconds.values()) or 1.0
-    known = [key for key in TIME_TEXTS if key in run.seconds]
-    other = sorted(key for key in run.seconds if key not in TIME_TEXTS)
-    return [
-        {
-            "title": TIME_TEXTS.get(key, key),
-            "style": f"part-{index % 6}",
-            "seconds": run.seconds[key],
-            "share": run.seconds[key] / total,
-        }
-        for index, key in enumerate([*known, *other])
-    ]
-
-
-def _settings(run: RunLog | None) -> list[dict[str, Any]]:
-    """Config values that were set somewhere else than in the defaults, then the environment."""
-    if run is None:
-        return []
-    changed = [
-        {"key": key, "value": str(value), "origin": run.origins[key]}
-        for key, value in run.config.items()
-        if run.origins.get(key, "configs/base.py") != "configs/base.py"
-    ]
-    environment = [
-        {"key": key, "value": str(value), "origin": "environment"}
-        for key, value in run.environment.items()
-    ]
-    return changed + environment
-
-
-# --- numbers as text ----------------------------------------------------------------------------
-
-
-def percent(value: float) -> str:
-    """A fraction as a figure from 0 to 100 with one digit."""
-    return f"{100 * value:.1f}"
-
-
-def loss_text(value: float | None) -> str:
-    """A loss with three digits; a dash where it was not finite."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.3f}"
-
-
-def interval_text(difference: Mapping[str, float]) -> str:
-    """The interval of a difference of fractions, as "+1.2…+3.4" on a scale of 100."""
-    return f"{100 * difference['low']:+.1f}…{100 * difference['high']:+.1f}"
-
-
-def range_text(bounds: Sequence[float | None]) -> str:
-    """An interval of fractions as "1.2–3.4" on a scale of 100; a dash where it is unknown."""
-    low, high = bounds
-    return "–" if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f}"
-
-
-def few_text(count: int) -> str:
-    """How many of the wins before rest on few examples; "" for none."""
-    return f" ({count} of them on fewer than {FEW} examples)" if count else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as "1 h 02 min", "4 min 05 s" or "3.2 s"."""
-    if seconds >= 3600:
-        return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:02.0f} min"
-    if seconds >= 60:
-        return f"{seconds // 60:.0f} min {seconds % 60 // 1:02.0f} s"
-    return f"{seconds:.1f} s"

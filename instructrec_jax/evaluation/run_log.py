@@ -11,6 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# Kinds of lines in metrics.jsonl that tell of a step out of the row, and what they are called.
+EVENTS = {"nonfinite": "not finite", "spikes": "loss spike"}
+
+
+@dataclass(frozen=True)
+class ConfigChange:
+    """A value that changed when the run went on from `step`; None = the key was not there."""
+
+    step: int
+    key: str
+    old: Any
+    new: Any
+
 
 @dataclass(frozen=True)
 class RunLog:
@@ -18,7 +31,8 @@ class RunLog:
 
     `train` and `validation` are lines of metrics.jsonl in order of step, one a step (after a
     resume the later line goes before the earlier one); `packing` is the newest line of that kind,
-    `seconds` the split of wall time over all parts of the run. `config` and
+    `seconds` the split of wall time over all parts of the run, `events` the lines of non-finite
+    steps and loss spikes, `changes` what differs between the configs of its parts. `config` and
     `environment` are flat: {"train.steps": 10, ...}.
     """
 
@@ -30,6 +44,8 @@ class RunLog:
     validation: list[dict[str, Any]]
     packing: dict[str, Any]
     seconds: dict[str, float]
+    events: list[dict[str, Any]]
+    changes: list[ConfigChange]
     samples: list[dict[str, Any]]
     unreadable_lines: int
 
@@ -63,7 +79,9 @@ def read_run(folder: Path) -> RunLog:
         train=_one_a_step(kinds.get("train", [])),
         validation=_one_a_step(kinds.get("validation", [])),
         packing=kinds.get("packing", [{}])[-1],
-        seconds=total_seconds([line.get("seconds", {}) for line in kinds.get("time", [])]),
+        seconds=_all_seconds(kinds),
+        events=[line for line in lines if line.get("kind") in EVENTS],
+        changes=_changes(folder),
         samples=samples,
         unreadable_lines=unreadable + unreadable_samples,
     )
@@ -77,6 +95,40 @@ def series(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
         if isinstance(value, int | float) and math.isfinite(value):
             points.append((float(line.get("step", 0)), float(value)))
     return points
+
+
+def by_task(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """{task: (step, loss a token)} of the lines that have `tasks`."""
+    points: dict[str, list[tuple[float, float]]] = {}
+    for line in lines:
+        tasks = line.get("tasks")
+        for task, loss in tasks.items() if isinstance(tasks, dict) else ():
+            if isinstance(loss, int | float) and math.isfinite(loss):
+                points.setdefault(task, []).append((float(line.get("step", 0)), float(loss)))
+    return points
+
+
+def _all_seconds(kinds: Mapping[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """The split of wall time, `lost` among it: steps that were done again after a resume."""
+    seconds = total_seconds([line.get("seconds", {}) for line in kinds.get("time", [])])
+    lost = sum(line.get("lost_seconds", 0.0) for line in kinds.get("part", []))
+    return {**seconds, "lost": lost} if lost else seconds
+
+
+def _changes(folder: Path) -> list[ConfigChange]:
+    """What differs between config-STEP.json, each the config that led to STEP, and the next one."""
+    steps = sorted(
+        int(path.stem.removeprefix("config-"))
+        for path in folder.glob("config-*.json")
+        if path.stem.removeprefix("config-").isdecimal()
+    )
+    files = [*(f"config-{step}.json" for step in steps), "config.json"]
+    configs = [flatten(_read_object(folder / name).get("config", {})) for name in files]
+    return [
+        ConfigChange(step, key, old, new)
+        for step, (before, after) in zip(steps, itertools.pairwise(configs), strict=True)
+        for key, old, new in config_changes(before, after)
+    ]
 
 
 def total_seconds(splits: list[dict[str, float]]) -> dict[str, float]:
