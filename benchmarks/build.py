@@ -1,15 +1,16 @@
 """Builds of 10,000, 100,000 and more raw documents: examples a second, and memory.
 
-    python benchmarks/build.py [--documents=10000,100000] [--processes=2]
+    python benchmarks/build.py [--documents=10000,100000] [--processes=2] [--tasks=write_title,...]
 
-CPU only; 10,000 documents take one to three minutes on two cores. The corpus is made by a fixed
-seed: records with a title and 40 to 260 words of prose drawn by Zipf's law, of which 1 % are exact
-copies, 3 % near copies (one word in forty differs) and 1 % hold an e-mail address or a key. All
-tasks of records, all filters; a byte tokenizer, so that no training of a tokenizer is timed.
+CPU only; 10,000 documents take about a minute on two quiet cores, 1,000,000 two hours with all
+tasks and less with few. The corpus is made by a fixed seed: records with a title and 40 to 260
+words of prose drawn by Zipf's law, of which 1 % are exact copies, 3 % near copies (one word in
+forty differs) and 1 % hold an e-mail address or a key. All tasks of records or the given ones, all
+filters; a byte tokenizer, so that no training of a tokenizer is timed.
 
 Printed for each size: documents, drafts and examples, seconds, examples a second of one core (CPU
 seconds of all processes), and the largest resident set of the process that starts the others and
-of any worker.
+of any worker; compressed size of the dataset's files.
 """
 
 import json
@@ -32,6 +33,7 @@ from instructrec_jax.instructions.building import build_from_config
 
 _DOCUMENTS = flags.DEFINE_list("documents", ["10000", "100000"], "Numbers of raw documents.")
 _PROCESSES = flags.DEFINE_integer("processes", 2, "Worker processes.")
+_TASKS = flags.DEFINE_list("tasks", [], "Tasks to make drafts of; none = all.")
 _CHILD = flags.DEFINE_string("child", "", "Folder of one measurement; set by this program.")
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -69,7 +71,7 @@ def _sentences(words: list[str], chosen: random.Random) -> str:
     return " ".join(made)
 
 
-def measure(folder: Path, processes: int) -> None:
+def measure(folder: Path, processes: int, tasks: list[str]) -> None:
     """In a process of its own: build the corpus of the folder, and write down what it took."""
     overrides = {"build.processes": str(processes), "tokenizer.kind": "bytes"}
     config, _ = load_config(str(_REPOSITORY / "configs" / "base.py"), overrides)
@@ -77,7 +79,7 @@ def measure(folder: Path, processes: int) -> None:
         {"name": "made", "reader": "records", "path": str(folder / "corpus.jsonl")},
     )
     config.build.sources = ("made",)
-    config.build.tasks = ()
+    config.build.tasks = tuple(tasks)
     config.build.holdout_tasks = ()
     config.build.max_examples_per_task = 0
     start = time.monotonic()
@@ -97,6 +99,7 @@ def measure(folder: Path, processes: int) -> None:
         "cpu": own.ru_utime + own.ru_stime + workers.ru_utime + workers.ru_stime,
         "own": own.ru_maxrss / 1024,
         "worker": workers.ru_maxrss / 1024,
+        "dataset": sum(f.stat().st_size for f in (folder / "dataset").glob("*.gz")) / 2**20,
     }
     (folder / "result.json").write_text(json.dumps(result))
 
@@ -104,10 +107,13 @@ def measure(folder: Path, processes: int) -> None:
 def main(_: list[str]) -> None:
     """Print a row for each number of documents."""
     if _CHILD.value:
-        measure(Path(_CHILD.value), _PROCESSES.value)
+        measure(Path(_CHILD.value), _PROCESSES.value, _TASKS.value)
         return
     print(f"{platform.processor() or platform.machine()}, {_PROCESSES.value} processes")
-    titles = ("documents", "drafts", "examples", "seconds", "examples/s/core", "MiB", "MiB, worker")
+    titles = (
+        *("documents", "drafts", "examples", "seconds", "CPU seconds"),
+        *("examples/s/core", "MiB", "MiB, worker", "MiB, dataset"),
+    )
     print("".join(f"{title:>16}" for title in titles))
     for count in map(int, _DOCUMENTS.value):
         folder = Path(tempfile.mkdtemp(prefix="benchmark-build-"))
@@ -119,6 +125,7 @@ def main(_: list[str]) -> None:
                 __file__,
                 f"--child={folder}",
                 f"--processes={_PROCESSES.value}",
+                f"--tasks={','.join(_TASKS.value)}",
             ]
             subprocess.run(child, check=True)
             row = json.loads((folder / "result.json").read_text())
@@ -127,8 +134,12 @@ def main(_: list[str]) -> None:
         speed = row["examples"] / row["cpu"]
         counts = (row["documents"], row["drafts"], row["examples"])
         print("".join(f"{number:>16,}" for number in counts), end="")
-        print(f"{row['seconds']:>16.1f}{speed:>16.0f}{row['own']:>16.0f}{row['worker']:>16.0f}")
-        print(f"    refused documents {row['refused documents']}, drafts {row['rejected']}")
+        figures = (row["seconds"], row["cpu"], speed, row["own"], row["worker"], row["dataset"])
+        print("".join(f"{number:>16.0f}" for number in figures))
+        print(
+            f"    refused documents {row['refused documents']}, drafts {row['rejected']}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

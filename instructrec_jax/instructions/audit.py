@@ -1,12 +1,14 @@
 """The proof that nothing leaked between the splits, from the finished files alone.
 
 Nothing here uses the keys and buckets of the build: held-out examples are read back and held as
-hashes, then the train files are read past them.
+hashes, 16 bytes of each, then the train files are read past them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+
+import numpy as np
 
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.example import (
@@ -22,6 +24,8 @@ from instructrec_jax.instructions.splitting import answer_hash
 # the order of a hash, so that the first ones are a fair sample.
 _HELD_OUT_SAMPLE, _TRAIN_SAMPLE = 4_000, 20_000
 _WORDS_IN_A_ROW = 5
+# Examples that are looked at together.
+_BATCH = 1_000
 Read = Callable[[str], Iterable[InstructionExample]]
 
 
@@ -71,27 +75,26 @@ def audit(
         held_out_templates: ids of templates that test alone may use.
         held_out_tasks: tasks that test alone may have.
     """
-    documents: dict[str, str] = {}
-    answers: dict[str, str] = {}
-    leaked_documents: set[str] = set()
-    leaked_answers: set[str] = set()
+    held = {kind: np.empty(0, np.uint64) for kind in _COMPARED}
+    leaked: dict[str, set[int]] = {kind: set() for kind in _COMPARED}
     templates = tasks = 0
     for split in (TEST, VALIDATION, TRAIN):
-        for example in read(split):
-            for held, leaked, key in (
-                (documents, leaked_documents, _document(example)),
-                *((answers, leaked_answers, key) for key in _answers(example)),
-            ):
+        own = {kind: [held[kind]] for kind in _COMPARED}
+        examples = iter(read(split))
+        while batch := list(islice(examples, _BATCH)):
+            for kind, hashes_of in _COMPARED.items():
+                hashes = _numbers(key for example in batch for key in hashes_of(example))
+                leaked[kind].update(hashes[_are_in(hashes, held[kind])].tolist())
                 # What only train has need not be remembered.
-                known = held.get(key) if split == TRAIN else held.setdefault(key, split)
-                if known not in (None, split):
-                    leaked.add(key)
+                if split != TRAIN:
+                    own[kind].append(hashes)
             if split != TEST:
-                templates += example.template in held_out_templates
-                tasks += example.task in held_out_tasks
+                templates += sum(example.template in held_out_templates for example in batch)
+                tasks += sum(example.task in held_out_tasks for example in batch)
+        held = {kind: np.unique(np.concatenate(parts)) for kind, parts in own.items()}
     return LeakAudit(
-        documents_in_two_splits=len(leaked_documents),
-        questions_and_answers_in_two_splits=len(leaked_answers),
+        documents_in_two_splits=len(leaked["documents"]),
+        questions_and_answers_in_two_splits=len(leaked["answers"]),
         held_out_templates_outside_test=templates,
         held_out_tasks_outside_test=tasks,
     )
@@ -103,31 +106,30 @@ def near_leaks(read: Read, *, similarity: float, words: int) -> NearLeaks:
     The text of an example is its input, or its material inside the instruction; those of its
     demonstrations count too.
     """
-    held_out: dict[str, frozenset[str]] = {}
+    held_out: dict[str, np.ndarray] = {}
     for split in (TEST, VALIDATION):
         held_out.update(_texts(islice(read(split), _HELD_OUT_SAMPLE // 2), words))
-    index: dict[str, list[str]] = {}
-    for key, rows in held_out.items():
-        for row in rows:
-            index.setdefault(row, []).append(key)
-    found: set[str] = set()
+    sizes = np.array([len(rows) for rows in held_out.values()], int)
+    rows_held = np.concatenate([np.empty(0, np.int64), *held_out.values()])
+    order = np.argsort(rows_held, kind="stable")
+    owners, rows_held = np.repeat(np.arange(len(sizes)), sizes)[order], rows_held[order]
+    found: set[int] = set()
     compared = 0
     for _, rows in _texts(islice(read(TRAIN), _TRAIN_SAMPLE), words):
         compared += 1
-        shared: dict[str, int] = {}
-        for row in rows & index.keys():
-            for key in index[row]:
-                shared[key] = shared.get(key, 0) + 1
-        for key, count in shared.items():
-            if count >= similarity * (len(rows) + len(held_out[key]) - count):
-                found.add(key)
+        first, last = (np.searchsorted(rows_held, rows, side) for side in ("left", "right"))
+        hit = last > first
+        if not hit.any():
+            continue
+        ranges = zip(first[hit], last[hit], strict=True)
+        shared = np.bincount(np.concatenate([owners[i:j] for i, j in ranges]), minlength=len(sizes))
+        near = (shared > 0) & (shared >= similarity * (len(rows) + sizes - shared))
+        found.update(np.flatnonzero(near).tolist())
     return NearLeaks(len(found), len(held_out), compared, similarity)
 
 
-def _texts(
-    examples: Iterable[InstructionExample], least: int
-) -> Iterator[tuple[str, frozenset[str]]]:
-    """Texts with their runs of words, each once."""
+def _texts(examples: Iterable[InstructionExample], least: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Texts with hashes of their runs of words, int64, each once."""
     seen = set()
     for example in examples:
         for question in _questions(example):
@@ -137,13 +139,26 @@ def _texts(
                 continue
             seen.add(key)
             rows = zip(*(words[start:] for start in range(_WORDS_IN_A_ROW)), strict=False)
-            yield key, frozenset(map(" ".join, rows))
+            yield key, np.unique(np.fromiter(map(hash, rows), np.int64))
 
 
-def _document(example: InstructionExample) -> str:
+def _numbers(hashes: Iterable[str]) -> np.ndarray:
+    """Different hashes of 16 hexadecimal digits as uint64, sorted."""
+    return np.unique(np.fromiter((int(text, 16) for text in hashes), np.uint64))
+
+
+def _are_in(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which of the values stand among the known ones, which are sorted."""
+    places = np.searchsorted(known, values)
+    inside = places < len(known)
+    inside[inside] = known[places[inside]] == values[inside]
+    return inside
+
+
+def _document(example: InstructionExample) -> Iterator[str]:
     source = example.provenance
     assert source is not None
-    return f"{source.corpus}\n{source.uri}\n{source.span}\n{source.sha256}"
+    yield hashing.digest(source.corpus, source.uri, source.span, source.sha256)
 
 
 def _answers(example: InstructionExample) -> Iterator[str]:
@@ -155,3 +170,10 @@ def _answers(example: InstructionExample) -> Iterator[str]:
 
 def _questions(example: InstructionExample) -> list[InstructionExample | Demonstration]:
     return [example, *example.demonstrations]
+
+
+# What must not be in two splits: hashes of an example's document, of its answered questions.
+_COMPARED: dict[str, Callable[[InstructionExample], Iterator[str]]] = {
+    "documents": _document,
+    "answers": _answers,
+}

@@ -12,7 +12,6 @@ from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
 
-from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions import near_duplicates as near
 from instructrec_jax.instructions.construct import DocumentKey, DraftKey
 from instructrec_jax.instructions.demonstrations import POOL, Demonstrable
@@ -27,7 +26,6 @@ PRECEDENCE = {TEST: 0, VALIDATION: 1, TRAIN: 2}
 EXAMPLES_PER_SHARD = 20_000
 # Names of drafts that are left, kept for each that may be shown: long ones are never shown.
 _SURVIVORS_PER_DEMONSTRATION = 8
-_GROUPS_OF_BUCKETS = 4096
 
 
 class Verdict(NamedTuple):
@@ -45,9 +43,8 @@ class Kept(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A draft in one of its buckets by its words; in order."""
+    """A draft that is compared to others by its words; in order."""
 
-    bucket: str
     rank: str
     place: str
     number: int
@@ -128,29 +125,36 @@ def held_out_answers(key: str, group: Group, run: Run) -> Iterator[Emission]:
         if draft.split != drafts[0].split:
             yield _refused(draft, "answer_in_held_out_split")
             continue
+        name = _draft_name(draft)
         if draft.words:
-            rank = _rank(draft)
-            for bucket in near.rouge_buckets(draft.words):
-                bucket = f"{draft.task}/{bucket}"
-                compared = Compared(bucket, rank, draft.place, draft.number, draft.words)
+            for band, bucket in enumerate(near.rouge_buckets(draft.words)):
                 # Most buckets hold one draft: many of them make a group.
-                yield "similar", hashing.checksum(bucket, _GROUPS_OF_BUCKETS), compared
-        yield "compared", _draft_name(draft), draft._replace(words=b"")
+                yield "buckets", f"{draft.task}/{band}/{bucket[0]}", (bucket, name)
+        yield "compared", name, draft
+
+
+def shared_buckets(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """Where drafts of several documents meet; drafts of one are made to differ in little."""
+    for bucket, found in groupby(sorted(group["buckets"]), key=itemgetter(0)):
+        names = [name for _, name in found]
+        if len(names) > 1 and len({name.partition("/")[0] for name in names}) > 1:
+            for name in names:
+                yield "meetings", name, f"{key}/{bucket.hex()}"
+
+
+def words_of_meetings(key: str, group: Group, run: Run) -> Iterator[Emission]:
+    """The words of a draft go to each bucket in which it meets another one."""
+    for bucket in group["meetings"]:
+        (draft,) = group["compared"]
+        yield "similar", bucket, Compared(_rank(draft), draft.place, draft.number, draft.words)
 
 
 def similar_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
-    """Drafts whose words are, by ROUGE-L, nearly those of a draft of another document.
-
-    Drafts of one document are made to differ in little.
-    """
-    limit = run.recipe.filters.max_rouge
-    for _, bucket in groupby(sorted(group["similar"]), key=itemgetter(0)):
-        drafts: list[Compared] = list(bucket)
-        if len(drafts) == 1:
-            continue
-        texts = [(draft.place, draft.words) for draft in drafts]
-        for number in near.rouge_followers(texts, limit=limit):
-            yield "refused_drafts", _draft_name(drafts[number]), "similar_question"
+    """Drafts whose words are, by ROUGE-L, nearly those of a draft of another document."""
+    drafts: list[Compared] = sorted(group["similar"])
+    texts = [(draft.place, draft.words) for draft in drafts]
+    for number in near.rouge_followers(texts, limit=run.recipe.filters.max_rouge):
+        yield "refused_drafts", _draft_name(drafts[number]), "similar_question"
 
 
 def survivors(key: str, group: Group, run: Run) -> Iterator[Emission]:

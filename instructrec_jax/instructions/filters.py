@@ -231,7 +231,10 @@ def _repetition(judged: Judged) -> str:
 @lru_cache(maxsize=256)
 def _is_degenerate(text: str) -> bool:
     words = text.split()
-    most = max(Counter(words).values(), default=0)
+    # No word comes more often; where that may be too often they are counted.
+    most = len(words) - len(set(words)) + 1
+    if most > min(_STUCK_WORD_SHARE * len(words), _STUCK_REPEATS - 3):
+        most = max(Counter(words).values(), default=0)
     if len(words) >= _STUCK_WORD_LENGTH and most > _STUCK_WORD_SHARE * len(words):
         return True
     # A stuck sequence is a long word, or repeats its words: this spares most texts the search.

@@ -6,7 +6,6 @@ these functions, so the dataset is the same for any order of work and any number
 
 import hashlib
 import random
-import zlib
 
 
 def digest(*parts: object, size: int = 8) -> str:
@@ -18,11 +17,6 @@ def digest(*parts: object, size: int = 8) -> str:
     texts = [str(part).encode("utf-8", "surrogatepass") for part in parts]
     data = b"".join([b"%d:%b" % (len(text), text) for text in texts])
     return hashlib.blake2b(data, digest_size=size).hexdigest()
-
-
-def checksum(text: str, groups: int) -> str:
-    """The number of a group in hexadecimal, below `groups`: fast, and good for nothing else."""
-    return f"{zlib.crc32(text.encode('utf-8', 'surrogatepass')) % groups:x}"
 
 
 def fraction(*parts: object) -> float:

@@ -14,20 +14,18 @@ from typing import Any
 from instructrec_jax.instructions import spool
 from instructrec_jax.instructions.construct import NumberedUnit, construct, numbered_units
 from instructrec_jax.instructions.flow import Emission, Run
-from instructrec_jax.instructions.pipeline import STAGES
+from instructrec_jax.instructions.pipeline import CONSTRUCTED, STAGES
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import title_of
 from instructrec_jax.instructions.tally import Tally
 from instructrec_jax.instructions.workers import Workers
 
-# Records are cut by the hash of their key into so many slices; a process holds one at a time, or
-# neighbours where they are small.
-_SLICES = 64
-_BYTES_OF_TASK = 8_000_000
+# Bytes of records, before compression, that a task takes of groups; the fewest tasks of a stage.
+_BYTES_OF_TASK = 32 << 20
 _FEWEST_TASKS = 8
 # Units of a task: few at first, so that a small corpus is spread over the processes, then more, so
 # that a large one does not end in too many files.
-_UNITS_OF_TASK = (8, 1024)
+_UNITS_OF_TASK = (8, 256)
 _TASKS_OF_A_SIZE = 64
 
 # Opens a progress bar of a title and a number of steps; gives the call for some steps.
@@ -41,6 +39,7 @@ class ConstructTask:
     units: tuple[NumberedUnit, ...]
     path: Path
     files: Path
+    slices: int
     limit: int = -1
 
     def perform(self, run: Run) -> spool.Finished:
@@ -50,7 +49,7 @@ class ConstructTask:
             return known
         run.tally = Tally()
         return spool.write(
-            self.path, self._emissions(run), slices=_SLICES, files=self.files, tally=run.tally
+            self.path, self._emissions(run), slices=self.slices, files=self.files, tally=run.tally
         )
 
     def _emissions(self, run: Run) -> Iterator[Emission]:
@@ -66,14 +65,15 @@ class ConstructTask:
 
 @dataclass(frozen=True)
 class GroupTask:
-    """Apply a stage to the groups of some slices."""
+    """Apply a stage to the groups of a part of the hashes of keys."""
 
     stage: int
-    slices: range
-    inputs: tuple[Path, ...]
+    part: spool.Part
+    inputs: tuple[Path, ...] = field(repr=False)
     side: Any = field(repr=False)
     path: Path
     files: Path
+    slices: int
 
     def perform(self, run: Run) -> spool.Finished:
         """Write the records that the stage gives."""
@@ -82,9 +82,11 @@ class GroupTask:
             return known
         stage = STAGES[self.stage]
         run.tally, run.side = Tally(), self.side
-        found = spool.groups(self.inputs, streams=stage.reads, slices=self.slices)
+        found = spool.groups(self.inputs, streams=stage.reads, part=self.part)
         emissions = (e for key, group in found for e in stage.apply(key, group, run))
-        return spool.write(self.path, emissions, slices=_SLICES, files=self.files, tally=run.tally)
+        return spool.write(
+            self.path, emissions, slices=self.slices, files=self.files, tally=run.tally
+        )
 
 
 def run_locally(
@@ -111,14 +113,14 @@ def run_locally(
     with Workers(recipe, processes=processes) as workers:
         for source in recipe.used_sources:
             part = Tally()
-            for finished in _construct(source, recipe, workers, folder, files, bar):
+            for finished in _construct(source, recipe, workers, folder, files, bar, done):
                 part.add(finished.tally)
                 done.append(replace(finished, tally=Tally()))
             total.add(part)
             said(source, part)
         for number, stage in enumerate(STAGES):
             side = stage.side(recipe, total) if stage.side is not None else None
-            tasks = list(_group_tasks(number, done, side, folder, files))
+            tasks = _group_tasks(number, done, side, folder, files)
             with bar(stage.name.replace("_", " "), tasks.__len__) as advance:
                 for _, finished in workers.perform(tasks):
                     total.add(finished.tally)
@@ -132,12 +134,20 @@ def _units(source: str, recipe: Recipe) -> int:
 
 
 def _construct(
-    source: str, recipe: Recipe, workers: Workers, folder: Path, files: Path, bar: Bar
+    source: str,
+    recipe: Recipe,
+    workers: Workers,
+    folder: Path,
+    files: Path,
+    bar: Bar,
+    done: list[spool.Finished],
 ) -> Iterator[spool.Finished]:
-    """The finished tasks of a corpus, up to the recipe's bound on documents."""
+    """The finished tasks of a corpus, up to the recipe's bound on documents; `done`: all before."""
     bound, count = recipe.max_documents_per_source, 0
     with bar(title_of(source, recipe), lambda: _units(source, recipe)) as advance:
-        for task, finished in workers.perform(_construct_tasks(source, recipe, folder, files)):
+        for task, finished in workers.perform(
+            _construct_tasks(source, recipe, folder, files, done)
+        ):
             documents = finished.tally.counts["documents", source]
             if bound and count + documents >= bound:
                 path = task.path.with_name(f"{task.path.name}-cut")
@@ -151,7 +161,7 @@ def _construct(
 
 
 def _construct_tasks(
-    source: str, recipe: Recipe, folder: Path, files: Path
+    source: str, recipe: Recipe, folder: Path, files: Path, done: list[spool.Finished]
 ) -> Iterator[ConstructTask]:
     units = numbered_units(source, recipe)
     number = 0
@@ -160,26 +170,35 @@ def _construct_tasks(
         islice(units, min(smallest << min(number // _TASKS_OF_A_SIZE, 20), largest))
     ):
         name = f"construct-{recipe.sources.index(source):03d}-{number:06d}"
-        yield ConstructTask(part, folder / name, files)
+        # Nobody knows what is to come: as much again as has come.
+        slices = spool.slices_for(2 * max(_sizes(done, CONSTRUCTED).values(), default=0))
+        yield ConstructTask(part, folder / name, files, slices)
         number += 1
 
 
 def _group_tasks(
     number: int, done: list[spool.Finished], side: Any, folder: Path, files: Path
-) -> Iterator[GroupTask]:
+) -> list[GroupTask]:
     stage = STAGES[number]
-    inputs = [each for each in done if any(each.sizes.get(name) for name in stage.reads)]
-    size = sum(each.sizes.get(name, 0) for each in inputs for name in stage.reads)
-    if not inputs:
-        return
-    count = min(_SLICES, max(_FEWEST_TASKS, -(-size // _BYTES_OF_TASK)))
-    for part in range(count):
-        slices = range(part * _SLICES // count, (part + 1) * _SLICES // count)
-        yield GroupTask(
+    size = sum(_sizes(done, stage.reads).values())
+    if not size:
+        return []
+    inputs = tuple(each.path for each in done if any(each.sizes.get(name) for name in stage.reads))
+    parts = spool.parts_for(size, _BYTES_OF_TASK, fewest=_FEWEST_TASKS)
+    return [
+        GroupTask(
             stage=number,
-            slices=slices,
-            inputs=tuple(each.path for each in inputs),
+            part=part,
+            inputs=inputs,
             side=side,
-            path=folder / f"{stage.name}-{slices.start:03d}-{slices.stop:03d}",
+            path=folder / f"{stage.name}-{part.number:06d}-of-{part.count:06d}",
             files=files,
+            slices=spool.slices_for(size),
         )
+        for part in spool.Part(0, 1).split(parts)
+    ]
+
+
+def _sizes(done: list[spool.Finished], streams: tuple[str, ...]) -> dict[str, int]:
+    """Bytes of each stream before compression."""
+    return {name: sum(each.sizes.get(name, 0) for each in done) for name in streams}

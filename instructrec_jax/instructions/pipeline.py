@@ -15,7 +15,9 @@ STAGES = (
         decisions.refuse_documents,
     ),
     Stage("questions", ("questions",), ("answers", "verdicts"), decisions.answer_questions),
-    Stage("answers", ("answers",), ("similar", "compared", "verdicts"), decisions.held_out_answers),
+    Stage("answers", ("answers",), ("buckets", "compared", "verdicts"), decisions.held_out_answers),
+    Stage("shared_buckets", ("buckets",), ("meetings",), decisions.shared_buckets),
+    Stage("meetings", ("compared", "meetings"), ("similar",), decisions.words_of_meetings),
     Stage("similar_questions", ("similar",), ("refused_drafts",), decisions.similar_questions),
     Stage("survivors", ("compared", "refused_drafts"), ("kept", "verdicts"), decisions.survivors),
     Stage(

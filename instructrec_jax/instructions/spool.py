@@ -1,33 +1,63 @@
 """Where the records of a build wait on disk: one file for each finished task, cut into slices.
 
-A file holds compressed blocks, one for each stream and slice of its keys' hashes, then an index and
-the task's tally. It takes its name when it is complete, so a file that is there is finished work.
+A slice is a range of the hashes of keys. A file holds compressed blocks of one stream and slice
+each, tables of them by slice, then the task's tally and a header. The number of slices is a power
+of two, so that those of all files nest: what falls into a part of the hashes is found in few blocks
+of each file. A file takes its name when it is complete, so one that is there is finished work.
 """
 
+import mmap
 import os
 import pickle
 import struct
 import zlib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from instructrec_jax.instructions.flow import FILES, Emission, Group
 from instructrec_jax.instructions.tally import Tally
 
 _MAGIC = b"records\n"
 _FAST, _LEAST_COMPRESSED = 1, 4_000
-# Records of a stream and slice that are compressed together; they wait for that in memory.
-_BLOCK_RECORDS = 4096
-# All blocks are written where so many records have come since they last were.
-_RECORDS_WAITING = 100_000
+# Bytes of records, before compression, that wait in memory until they are written; that are held
+# when they are read; and that a slice should have.
+_BYTES_WAITING = _BYTES_AT_ONCE = 16 << 20
+_BYTES_OF_SLICE = 8 << 20
+_FEWEST_SLICES = 64
+# What a record is taken for until some of its stream have been written.
+_BYTES_OF_RECORD = 4_096
+# Where one key has very many records, more passes make none of them smaller.
+_MOST_PASSES = 16
+# A block's slice, place, length, and length before compression.
+_ROW = struct.Struct("<4Q")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of the hashes of keys: the one of this number out of `count`, a power of two."""
+
+    number: int
+    count: int
+
+    def meets(self, other: "Part") -> bool:
+        """Whether one of the two lies in the other."""
+        count = min(self.count, other.count)
+        return self.number * count // self.count == other.number * count // other.count
+
+    def split(self, count: int) -> "list[Part]":
+        """So many parts of it, a power of two."""
+        return [Part(self.number * count + i, self.count * count) for i in range(count)]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a task left behind: sizes of its streams in bytes on disk, and its tally."""
+    """What a task left behind: sizes of its streams in bytes before compression, and its tally."""
 
     path: Path
     sizes: dict[str, int]
@@ -35,9 +65,37 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class _Footer:
-    blocks: dict[tuple[str, int], list[tuple[int, int]]]
-    tally: Tally
+class _Header:
+    """`tables`: place and length of the rows of a stream's blocks, by slice; `tally`: as well."""
+
+    slices: int
+    sizes: dict[str, int]
+    tables: dict[str, tuple[int, int]]
+    tally: tuple[int, int]
+
+
+class _Block(NamedTuple):
+    path: Path
+    stream: str
+    part: Part
+    start: int
+    length: int
+    size: int
+
+
+def parts_for(size: int, most: int, *, fewest: int = 1) -> int:
+    """The least power of two, but `fewest`, of parts of so many bytes that have `most` each."""
+    return max(fewest, 1 << max(0, -(-size // most) - 1).bit_length())
+
+
+def slices_for(size: int) -> int:
+    """How many slices to cut a stream of so many bytes into."""
+    return parts_for(size, _BYTES_OF_SLICE, fewest=_FEWEST_SLICES)
+
+
+def slice_of(key: str, slices: int) -> int:
+    """The slice of a key, by a hash that is the same in every process."""
+    return zlib.crc32(key.encode("utf-8", "surrogatepass")) * slices >> 32
 
 
 def write(
@@ -47,69 +105,125 @@ def write(
 
     `tally` is read when all emissions are done.
     """
-    blocks: dict[tuple[str, int], list[tuple[int, int]]] = defaultdict(list)
+    rows: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
+    weights: dict[str, int] = defaultdict(lambda: _BYTES_OF_RECORD)
     waiting: dict[tuple[str, int], list[tuple[str, Any]]] = defaultdict(list)
-    count = 0
+    held = 0
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-
-        def flush(block: tuple[str, int]) -> None:
-            data = pickle.dumps(_packed(waiting.pop(block)), protocol=5)
-            if _is_worth_compressing(data):
-                data = zlib.compress(data, _FAST)
-            blocks[block].append((file.tell(), len(data)))
-            file.write(data)
-
         for stream, key, value in emissions:
             if stream == FILES:
                 _write_file(files / key, value)
                 continue
-            block = stream, slice_of(key, slices)
-            waiting[block].append((key, value))
-            count += 1
-            if len(waiting[block]) >= _BLOCK_RECORDS:
-                flush(block)
-            elif count >= _RECORDS_WAITING:
-                count = 0
-                for each in sorted(waiting):
-                    flush(each)
-        for block in sorted(waiting):
-            flush(block)
-        footer = pickle.dumps(_Footer(dict(blocks), tally), protocol=5)
-        file.write(footer + struct.pack("<Q", len(footer)) + _MAGIC)
+            waiting[stream, slice_of(key, slices)].append((key, value))
+            held += weights[stream]
+            if held >= _BYTES_WAITING:
+                _flush(file, waiting, rows, weights)
+                held = 0
+        _flush(file, waiting, rows, weights)
+        sizes = {stream: sum(row[3] for row in found) for stream, found in rows.items()}
+        tables = {}
+        for stream, found in rows.items():
+            tables[stream] = _append(file, b"".join(_ROW.pack(*row) for row in sorted(found)))
+        header = _Header(slices, sizes, tables, _append(file, pickle.dumps(tally, protocol=5)))
+        _, length = _append(file, pickle.dumps(header, protocol=5))
+        file.write(struct.pack("<Q", length) + _MAGIC)
     os.replace(temporary, path)
-    return Finished(path, _sizes(blocks), tally)
+    return Finished(path, sizes, tally)
 
 
 def finished(path: Path) -> Finished | None:
     """What is known of a task's file; None where it is not there or not whole."""
     try:
         with open(path, "rb") as file:
-            footer = _footer(file)
+            header = _header(file)
+            if header is None:
+                return None
+            start, length = header.tally
+            file.seek(start)
+            return Finished(path, header.sizes, pickle.loads(file.read(length)))
     except FileNotFoundError:
         return None
-    return Finished(path, _sizes(footer.blocks), footer.tally) if footer else None
 
 
 def groups(
-    paths: Iterable[Path], *, streams: tuple[str, ...], slices: range
+    paths: Iterable[Path], *, streams: tuple[str, ...], part: Part, most: int = _BYTES_AT_ONCE
 ) -> Iterator[tuple[str, Group]]:
-    """All records of the streams whose keys fall in the slices, by key, in the keys' order."""
+    """All records of the streams whose keys' hashes fall in the part, by key.
+
+    About `most` bytes of them are held at a time, or all of one key: more are read in passes.
+    """
+    blocks = [block for path in paths for block in _blocks(path, streams, part)]
+    size = sum(block.size * min(block.part.count, part.count) // part.count for block in blocks)
+    for each in part.split(min(_MOST_PASSES, parts_for(size, most))):
+        yield from _groups([block for block in blocks if each.meets(block.part)], streams, each)
+
+
+def _groups(
+    blocks: list[_Block], streams: tuple[str, ...], part: Part
+) -> Iterator[tuple[str, Group]]:
     found: dict[str, dict[str, list[Any]]] = {}
-    for path in paths:
+    for path, of_file in groupby(blocks, key=attrgetter("path")):
         with open(path, "rb") as file:
-            footer = _footer(file)
-            assert footer is not None, path
-            for stream in streams:
-                for number in slices:
-                    for start, length in footer.blocks.get((stream, number), ()):
-                        file.seek(start)
-                        for key, value in _records(file.read(length)):
-                            if key not in found:
-                                found[key] = {name: [] for name in streams}
-                            found[key][stream].append(value)
+            for block in of_file:
+                file.seek(block.start)
+                for key, value in _records(file.read(block.length)):
+                    group = found.get(key)
+                    if group is None:
+                        if block.part.count < part.count and (
+                            slice_of(key, part.count) != part.number
+                        ):
+                            continue
+                        group = found[key] = {name: [] for name in streams}
+                    group[block.stream].append(value)
     for key in sorted(found):
         yield key, found.pop(key)
+
+
+def _blocks(path: Path, streams: tuple[str, ...], part: Part) -> Iterator[_Block]:
+    """The blocks of a file that meet the part; of its tables no more is read than must be."""
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        header = _header(file)
+        assert header is not None, path
+        slices = header.slices
+        first = part.number * slices // part.count
+        last = max(first + 1, (part.number + 1) * slices // part.count)
+        for stream in streams:
+            start, length = header.tables.get(stream, (0, 0))
+            count = length // _ROW.size
+
+            def slice_at(row: int, start: int = start) -> int:
+                return _ROW.unpack_from(data, start + row * _ROW.size)[0]
+
+            rows = range(count)
+            begin, end = (bisect_left(rows, number, key=slice_at) for number in (first, last))
+            for row in range(begin, end):
+                number, *rest = _ROW.unpack_from(data, start + row * _ROW.size)
+                yield _Block(path, stream, Part(number, slices), *rest)
+
+
+def _flush(
+    file: Any,
+    waiting: dict[tuple[str, int], list[tuple[str, Any]]],
+    rows: dict[str, list[tuple[int, int, int, int]]],
+    weights: dict[str, int],
+) -> None:
+    """Write all records that wait; `weights` become the mean sizes of each stream's."""
+    totals: dict[str, tuple[int, int]] = {}
+    for stream, number in sorted(waiting):
+        records = waiting.pop((stream, number))
+        packed = pickle.dumps(_packed(records), protocol=5)
+        data = zlib.compress(packed, _FAST) if _is_worth_compressing(packed) else packed
+        rows[stream].append((number, *_append(file, data), len(packed)))
+        count, size = totals.get(stream, (0, 0))
+        totals[stream] = count + len(records), size + len(packed)
+    weights.update({stream: 1 + size // count for stream, (count, size) in totals.items()})
+
+
+def _append(file: Any, data: bytes) -> tuple[int, int]:
+    """Write the data; their place and length."""
+    start = file.tell()
+    return start, file.write(data)
 
 
 def _is_worth_compressing(data: bytes) -> bool:
@@ -133,20 +247,16 @@ def _records(data: bytes) -> Iterator[tuple[str, Any]]:
     return zip(keys, values if kind is None else map(kind._make, values), strict=True)
 
 
-def slice_of(key: str, slices: int) -> int:
-    """The slice of a key, by a hash that is the same in every process."""
-    return zlib.crc32(key.encode("utf-8", "surrogatepass")) % slices
-
-
 def _write_file(path: Path, contents: bytes) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(contents)
     os.replace(temporary, path)
 
 
-def _footer(file: Any) -> _Footer | None:
-    file.seek(0, os.SEEK_END)
-    size, ending = file.tell(), 8 + len(_MAGIC)
+def _header(file: Any) -> _Header | None:
+    """The header at the file's end; None where the file is not whole."""
+    ending = 8 + len(_MAGIC)
+    size = file.seek(0, os.SEEK_END)
     if size < ending:
         return None
     file.seek(size - ending)
@@ -154,11 +264,5 @@ def _footer(file: Any) -> _Footer | None:
     if magic != _MAGIC or length > size - ending:
         return None
     file.seek(size - ending - length)
-    return pickle.loads(file.read(length))
-
-
-def _sizes(blocks: dict[tuple[str, int], list[tuple[int, int]]]) -> dict[str, int]:
-    sizes: dict[str, int] = defaultdict(int)
-    for (stream, _), parts in blocks.items():
-        sizes[stream] += sum(length for _, length in parts)
-    return dict(sizes)
+    found: _Header = pickle.loads(file.read(length))
+    return found

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import pytest
 from memory_runner import run_in_memory
@@ -119,14 +120,60 @@ def test_a_damaged_record_file_is_no_finished_task(tmp_path):
         tmp_path / "task", emissions, slices=4, files=tmp_path, tally=Tally()
     )  # fmt: skip
     assert spool.finished(tmp_path / "task").sizes == made.sizes and set(made.sizes) == {"a"}
-    found = {
-        key: group["a"]
-        for part in (range(0, 1), range(1, 4))
-        for key, group in spool.groups([made.path], streams=("a", "b"), slices=part)
-    }
-    assert found == {f"key {n}": [n] for n in range(9000)}
     data = made.path.read_bytes()
     for damaged in (data[:-1], data[: len(data) // 2], b"", b"x" * 100):
         made.path.write_bytes(damaged)
         assert spool.finished(made.path) is None
     assert spool.finished(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("parts", [1, 2, 8, 64])
+def test_records_come_back_once_however_files_and_parts_are_cut(tmp_path, monkeypatch, parts):
+    # Blocks are written often, and parts are read in passes.
+    monkeypatch.setattr(spool, "_BYTES_WAITING", 200_000)
+    files = []
+    for number, slices in enumerate((1, 4, 32)):
+        emissions = [("a", f"key {n}", (number, n)) for n in range(0, 3000, number + 1)]
+        path = tmp_path / f"task-{number}"
+        tally = Tally()
+        files.append(
+            spool.write(path, emissions, slices=slices, files=tmp_path, tally=tally).path
+        )  # fmt: skip
+    found = []
+    for part in spool.Part(0, 1).split(parts):
+        groups = list(spool.groups(files, streams=("a", "b"), part=part, most=5_000))
+        assert {spool.slice_of(key, parts) for key, _ in groups} <= {part.number}
+        found += groups
+    assert len(found) == len({key for key, _ in found}) == 3000
+    for key, group in found:
+        n = int(key.split()[1])
+        assert group == {"a": [(k, n) for k in range(3) if n % (k + 1) == 0], "b": []}
+
+
+def test_more_records_are_cut_finer():
+    assert [spool.parts_for(size, 10) for size in (0, 1, 10, 11, 20, 21, 1000)] == [
+        1, 1, 1, 2, 2, 4, 128,
+    ]  # fmt: skip
+    assert spool.slices_for(1 << 20) == spool.slices_for(0) == 64
+    assert spool.slices_for(1 << 30) == 128 and spool.slices_for(1 << 34) == 2048
+
+
+def test_a_reader_holds_a_bounded_share_of_the_records(tmp_path):
+    """What is held when a part is read follows the bound, whatever the size of all."""
+    most = 1 << 20
+    peaks = []
+    for count in (4_000, 16_000):
+        emissions = (("a", f"key {n}", f"{n:01000d}") for n in range(count))
+        path = tmp_path / f"task-{count}"
+        made = spool.write(
+            path, emissions, slices=spool.parts_for(1000 * count, most // 4), files=tmp_path,
+            tally=Tally(),
+        )  # fmt: skip
+        tracemalloc.start()
+        part = spool.Part(0, 1)
+        total = sum(len(g["a"]) for _, g in spool.groups([made.path], streams=("a",), part=part,
+                                                         most=most))  # fmt: skip
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert total == count
+    assert max(peaks) < 4 * most and peaks[1] < 1.5 * peaks[0]

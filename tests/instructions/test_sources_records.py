@@ -68,7 +68,7 @@ def test_csv_in_parts_is_the_same_csv(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("headline,body,stars\n" + "".join(rows))
     whole = read("records", tmp_path, fields=FIELDS)
     for module in (files, line_files, records):
-        monkeypatch.setattr(module, "PART_BYTES", 3_000)
+        monkeypatch.setattr(module, "ROWS_BYTES", 3_000)
     assert len(list(READERS["records"].units(corpus("records", tmp_path)))) > 4
     assert read("records", tmp_path, fields=FIELDS) == whole
     assert len(whole[0]) == 400 and len(whole[1]) == 2
@@ -98,7 +98,7 @@ def test_json_lines(tmp_path, monkeypatch):
     }  # fmt: skip
     for document in documents:
         assert document.sha256 == hashing.sha256(lines[document.span[0] - 1])
-    monkeypatch.setattr(line_files, "PART_BYTES", 50)
+    monkeypatch.setattr(line_files, "ROWS_BYTES", 50)
     again = read("records", tmp_path, fields=fields, encoding="utf-8")
     assert again == (documents, unreadable)
 

@@ -18,9 +18,10 @@ from instructrec_jax.instructions.sources.corpus import Corpus, Option
 
 Unit = tuple[str, ...]
 FILE, PART, OTHER_FILES, SKIPPED = "file", "part", "other_files", "skipped"
-# A file is read as a whole up to this size, and in parts of about this size above it, where its
-# form allows; other files may have WHOLE_FILE_BYTES.
+# A text is read as a whole up to this size, and in parts of about this size above it; a file of
+# rows in parts of ROWS_BYTES, where its form allows; other files may have WHOLE_FILE_BYTES.
 PART_BYTES = 4 << 20
+ROWS_BYTES = 1 << 18
 WHOLE_FILE_BYTES = 64 << 20
 _MAGIC = re.compile(r"[*?\[]")
 

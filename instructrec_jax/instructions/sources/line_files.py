@@ -11,6 +11,7 @@ from instructrec_jax.instructions.sources.files import (
     FILE,
     PART,
     PART_BYTES,
+    ROWS_BYTES,
     WHOLE_FILE_BYTES,
     Unit,
     root_of,
@@ -83,7 +84,8 @@ def in_parts(corpus: Corpus, unit: Unit, *, at_blank_lines: bool) -> Iterator[Un
     path = unit[1]
     place = root_of(corpus.path) / path
     encoding = ""
-    if place.exists() and place.stat().st_size > PART_BYTES:
+    most = PART_BYTES if at_blank_lines else ROWS_BYTES
+    if place.exists() and place.stat().st_size > most:
         found = file_encoding(corpus, path)
         encoding = "" if isinstance(found, Unreadable) else found
     if not encoding or encoding in encodings.WIDE:
@@ -91,8 +93,8 @@ def in_parts(corpus: Corpus, unit: Unit, *, at_blank_lines: bool) -> Iterator[Un
         return
     start, first = 0, 1
     for line in lines_from(corpus, path):
-        good = not at_blank_lines or not line.data.strip() or line.end - start >= 2 * PART_BYTES
-        if good and line.end - start >= PART_BYTES:
+        good = not at_blank_lines or not line.data.strip() or line.end - start >= 2 * most
+        if good and line.end - start >= most:
             yield PART, path, str(start), str(line.end), str(first), encoding
             start, first = line.end, line.number + 1
     if start < place.stat().st_size:

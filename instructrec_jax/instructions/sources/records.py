@@ -13,7 +13,7 @@ from instructrec_jax.instructions.sources.corpus import Corpus, Option
 from instructrec_jax.instructions.sources.files import (
     FILE,
     PART,
-    PART_BYTES,
+    ROWS_BYTES,
     encoding_problems,
     file_options,
     left_out,
@@ -205,7 +205,7 @@ def _csv_parts(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[tuple[str, ...
     place = root_of(corpus.path) / path
     encoding = file_encoding(corpus, path)
     size = place.stat().st_size if place.exists() else 0
-    if size <= PART_BYTES or isinstance(encoding, Unreadable) or encoding in encodings.WIDE:
+    if size <= ROWS_BYTES or isinstance(encoding, Unreadable) or encoding in encodings.WIDE:
         yield unit
         return
     dialect = separated.dialect_of(corpus, path, encoding)
@@ -217,7 +217,7 @@ def _csv_parts(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[tuple[str, ...
         corpus, path, encoding=encoding, dialect=dialect,
         start=dialect.data_start, number=dialect.data_line,
     ):  # fmt: skip
-        if row.start - start >= PART_BYTES:
+        if row.start - start >= ROWS_BYTES:
             yield PART, path, str(start), str(row.start), str(first), encoding
             start, first = row.start, row.first
     yield PART, path, str(start), str(size), str(first), encoding

@@ -1,7 +1,6 @@
 """Keywords of a text by RAKE (Rose et al. 2010), and the tasks made of them."""
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator
 
 from instructrec_jax.instructions.document import Context, Document, Draft
@@ -54,20 +53,26 @@ def keywords_of(text: str, keep: Callable[[str], bool] = bool) -> list[str]:
     Words between stop words, and parts of these that come twice, by their words' degree over
     frequency. Of phrases that share a word the best is taken.
     """
-    frequency: Counter[str] = Counter()
-    degree: Counter[str] = Counter()
-    counts: Counter[tuple[str, ...]] = Counter()
-    spelling: dict[tuple[str, ...], str] = {}
+    frequency: dict[str, int] = {}
+    degree: dict[str, int] = {}
+    counts: dict[tuple[str, ...], int] = {}
+    spelling: dict[tuple[str, ...], list[str]] = {}
     whole = set()
     for run in _runs(text):
         words = tuple(map(str.casefold, run))
         whole.add(words)
-        frequency.update(words)
-        degree.update(dict.fromkeys(words, len(words)))
+        for word in words:
+            frequency[word] = frequency.get(word, 0) + 1
+        for word in set(words):
+            degree[word] = degree.get(word, 0) + len(words)
         for first in range(len(words)):
             for last in range(first + 1, min(first + _MOST_WORDS, len(words)) + 1):
-                counts[words[first:last]] += 1
-                spelling.setdefault(words[first:last], " ".join(run[first:last]))
+                phrase = words[first:last]
+                if phrase in counts:
+                    counts[phrase] += 1
+                else:
+                    counts[phrase] = 1
+                    spelling[phrase] = run[first:last]
     scores = {
         phrase: count**0.5 * sum(degree[word] / frequency[word] for word in phrase)
         for phrase, count in counts.items()
@@ -77,8 +82,9 @@ def keywords_of(text: str, keep: Callable[[str], bool] = bool) -> list[str]:
     taken: set[str] = set()
     for phrase in sorted(scores, key=lambda phrase: -scores[phrase])[:_CONSIDERED]:
         stems = {word.removesuffix("s") for word in phrase}
-        if not stems & taken and keep(spelling[phrase]):
-            found.append(spelling[phrase])
+        spelled = " ".join(spelling[phrase])
+        if not stems & taken and keep(spelled):
+            found.append(spelled)
             taken |= stems
     return found
 

@@ -16,6 +16,8 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:e\.g|i\.e|cf|vs|etc|al|approx|resp|Dr|Mr|Mrs|Ms|Prof|St|Fig|Eq|Sec|Ch|No|Vol|Inc|Ltd"
     r"|Jr|Sr|[A-Z])\.)$"
 )
+# Characters at the end of a text that hold any of them and what stands before.
+_ABBREVIATION_CHARACTERS = 12
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 # What a sentence refers to and a passage does not hold.
 _ELSEWHERE = re.compile(
@@ -39,13 +41,23 @@ def is_chinese(text: str) -> bool:
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text, white space made single."""
+    return list(_sentences(text))
+
+
+# Several tasks ask for those of the same text.
+@lru_cache(maxsize=16)
+def _sentences(text: str) -> tuple[str, ...]:
     found: list[str] = []
     for part in _END.split(" ".join(text.split())):
-        if found and _ABBREVIATION.search(found[-1]):
+        if found and _goes_on(found[-1]):
             found[-1] += f" {part}"
         else:
             found.append(part)
-    return found
+    return tuple(found)
+
+
+def _goes_on(text: str) -> bool:
+    return _ABBREVIATION.search(text[-_ABBREVIATION_CHARACTERS:]) is not None
 
 
 def joined(parts: list[str]) -> str:
@@ -136,9 +148,7 @@ def _sound_chinese(sentence: str) -> bool:
 
 
 def _refers_outside(sentence: str) -> bool:
-    return bool(
-        _MARKUP.search(sentence) or _ELSEWHERE.search(sentence) or _ABBREVIATION.search(sentence)
-    )
+    return bool(_MARKUP.search(sentence) or _ELSEWHERE.search(sentence) or _goes_on(sentence))
 
 
 def _is_balanced(sentence: str) -> bool:
