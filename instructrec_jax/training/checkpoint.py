@@ -13,6 +13,7 @@ streamed_arrays.py; model_folder.py reads models of any format.
 This module imports neither TensorFlow nor optax, so that decoding can read a model alone.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,16 +46,17 @@ _METADATA_KEYS = (
     "foreign_config",
     "base",
 )
-# What Orbax and TensorStore say of files that are missing or damaged, against a reading that failed
-# for another reason (no memory, no permission, another tree of arrays).
-_DAMAGE = (
-    "DATA_LOSS",
-    "NOT_FOUND",
-    "OUT_OF_RANGE",
-    "not found",
-    "No such file",
-    "corrupt",
-    "rror decod",
+# What Orbax, TensorStore and the system say of a reading that failed though the files may be good.
+# Any other failure means damage: broken JSON, broken compression, missing and short files.
+_NOT_DAMAGE = (
+    "RESOURCE_EXHAUSTED",
+    "PERMISSION_DENIED",
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "Cannot allocate memory",
+    "Permission denied",
+    "Too many open files",
+    "Input/output error",
 )
 
 
@@ -81,7 +83,7 @@ def checkpoint_metadata(
         for path, leaf in jax.tree_util.tree_leaves_with_path(parameters)
         if leaf.dtype != np.float32
     }
-    return {
+    metadata = {
         "format_version": FORMAT_VERSION,
         "step": step,
         "model": config.to_dict(),
@@ -98,6 +100,13 @@ def checkpoint_metadata(
         "foreign_config": dict(foreign_config),
         "base": base,
     }
+    return {**metadata, "sha256": _sha256(metadata)}
+
+
+def _sha256(metadata: Mapping[str, Any]) -> str:
+    # As JSON gives it back: with lists for tuples.
+    text = json.dumps(metadata, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
@@ -106,7 +115,7 @@ def tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     return {"model": np.frombuffer(tokenizer.model_bytes + b"\0", np.uint8)}
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a library's explanation, which may have hundreds."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
@@ -132,6 +141,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     missing = [key for key in _METADATA_KEYS if key not in metadata]
     if missing:
         raise DamagedCheckpointError(f"{file} lacks {', '.join(missing)}")
+    # Checkpoints of earlier versions have no checksum of the description itself.
+    checksum = metadata.pop("sha256", None)
+    if checksum not in (None, _sha256(metadata)):
+        raise DamagedCheckpointError(f"{file} is damaged: its checksum is wrong")
     return metadata
 
 
@@ -228,9 +241,17 @@ def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: boo
 
 def _read_error(folder: Path, error: Exception) -> CheckpointError:
     # Orbax and TensorStore raise many types, all with long explanations.
-    damaged = any(words in str(error) for words in _DAMAGE)
-    kind = DamagedCheckpointError if damaged else CheckpointError
-    return kind(f"{folder} cannot be read: {first_line(error)}")
+    causes: list[BaseException] = [error]
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    hindered = any(
+        isinstance(cause, MemoryError) or words in str(cause)
+        for cause in causes
+        for words in _NOT_DAMAGE
+    )
+    kind = CheckpointError if hindered else DamagedCheckpointError
+    # The last cause says what it is of the file, the first one only that it was read.
+    return kind(f"{folder} cannot be read: {first_line(causes[-1])}")
 
 
 def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:

@@ -90,7 +90,8 @@ def step_folders(folder: Path) -> dict[int, Path]:
     """The steps in a `checkpoints/` folder, whole or not, in rising order."""
     if not folder.is_dir():
         return {}
-    found = {int(child.name): child for child in folder.iterdir() if child.name.isdecimal()}
+    children = (child for child in folder.iterdir() if child.name.isdecimal())
+    found = {int(child.name): child for child in children if child.is_dir()}
     return dict(sorted(found.items()))
 
 

@@ -34,6 +34,7 @@ from instructrec_jax.training.keeping import (
     step_folders,
     write_figures,
 )
+from instructrec_jax.training.sharding import path_name
 
 
 class RunCheckpoints:
@@ -72,6 +73,7 @@ class RunCheckpoints:
         options = ocp.CheckpointManagerOptions(create=True, cleanup_tmp_directories=True)
         try:
             if self._is_main:
+                self.folder.mkdir(parents=True, exist_ok=True)
                 finish_removals(self.folder)
             return ocp.CheckpointManager(self.folder, options=options)
         except OSError as error:
@@ -230,7 +232,8 @@ class RunCheckpoints:
           (step, items, metadata), or None where there is no checkpoint.
 
         Raises:
-          CheckpointError: there are checkpoints and none of them verifies.
+          CheckpointError: there are checkpoints and none of them verifies, or one holds other
+            arrays, or the files cannot be read for another reason than damage.
         """
         for step, folder in reversed(step_folders(self.folder).items()):
             found, problem = _read(folder, target)
@@ -267,6 +270,7 @@ def _read(
     problem = ""
     try:
         metadata = read_metadata(folder)
+        _check_names(folder, target, metadata["fingerprints"])
         items = {name: read_item(folder / name, tree) for name, tree in target.items()}
     except DamagedCheckpointError as error:
         problem = str(error)
@@ -279,6 +283,21 @@ def _read(
     except DamagedCheckpointError as error:
         problem = str(error)
     return ((items, metadata), "") if _agreed(not problem) else (None, problem)
+
+
+def _check_names(
+    folder: Path, target: Mapping[str, Any], fingerprints: Mapping[str, Mapping[str, int]]
+) -> None:
+    """Raises a CheckpointError where a checkpoint holds other arrays than those asked for."""
+    for item, tree in target.items():
+        asked = {path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        other = sorted(asked ^ fingerprints.get(item, {}).keys())
+        if other:
+            where = "is not in it" if other[0] in asked else "is not in this run"
+            raise CheckpointError(
+                f"{folder} holds another state than this run's: {item}/{other[0]} {where}; give "
+                "another --workdir"
+            )
 
 
 def _agreed(good: bool) -> bool:

@@ -167,6 +167,10 @@ def test_load_model_says_what_is_wrong(saved, tmp_path):
     file.write_text(json.dumps({**metadata, "format_version": 99}))
     with pytest.raises(CheckpointError, match="format 99"):
         load_model(saved)
+    file.write_text(json.dumps({**metadata, "step": 11}))
+    with pytest.raises(CheckpointError, match="metadata is damaged: its checksum is wrong"):
+        load_model(saved)
+    metadata.pop("sha256")
     file.write_text(json.dumps({**metadata, "model": {**metadata["model"], "d_modle": 1}}))
     with pytest.raises(CheckpointError, match="d_modle"):
         load_model(saved)
