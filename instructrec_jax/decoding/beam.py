@@ -242,7 +242,8 @@ def _guided_search(
         over = chosen == limits.eos_id
         if ends is not None:
             before = np.asarray(search.tokens)
-            for row, rank in np.argwhere(np.isfinite(scores) & ~over):
+            looked_at = np.isfinite(scores) & ~over & np.asarray(search.open)[:, None]
+            for row, rank in np.argwhere(looked_at):
                 answer = before[row, parents[row, rank], :length].tolist()
                 over[row, rank] = ends(int(row), [*answer, int(chosen[row, rank])])
         search, kept = _advanced_jit(search, candidates, limits, over)
