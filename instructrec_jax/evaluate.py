@@ -17,7 +17,7 @@ which TensorFlow Datasets reads.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from absl import flags
 from rich import box
@@ -33,6 +33,7 @@ from rich.progress import (
 from rich.table import Table
 
 from instructrec_jax.command_line import run, say
+from instructrec_jax.decoding.choosing import CHOOSE_BY, ChooseBy
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.benchmarks import BENCHMARKS
 from instructrec_jax.evaluation.comparison import compare_evaluations
@@ -73,8 +74,12 @@ _SHOTS = flags.DEFINE_integer(
     "records, or the benchmark's number.",
     0,
 )
-_CHOOSE = flags.DEFINE_boolean(
-    "choose", False, "Answer questions that have options by the most probable of them."
+_CHOOSE_BY = flags.DEFINE_enum(
+    "choose_by",
+    None,
+    CHOOSE_BY,
+    "Answer questions that have options by the most probable of them: by the sum or mean of the "
+    "tokens' log-probabilities, or by the sum less that without the question.",
 )
 _UNTRAINED_FLOOR = flags.DEFINE_boolean(
     "untrained_floor", False, "Decode with initial parameters too, as one more floor."
@@ -113,7 +118,7 @@ def main() -> None:
             max_new_tokens=_MAX_NEW_TOKENS.value,
             benchmark=_BENCHMARK.value or "",
             shots=_SHOTS.value,
-            choose=_CHOOSE.value,
+            choose_by=cast(ChooseBy | None, _CHOOSE_BY.value),
             untrained_floor=_UNTRAINED_FLOOR.value,
             sensitivity_examples=_SENSITIVITY_EXAMPLES.value if _SENSITIVITY.value else 0,
             say=say,

@@ -183,14 +183,8 @@ def planted(monkeypatch):
 
 
 def evaluate_planted(evaluated, output, **options):
-    return evaluate_checkpoint(
-        checkpoint=evaluated.run,
-        dataset=evaluated.dataset,
-        output=output,
-        batch_size=1,
-        say=lambda text: None,
-        **options,
-    )
+    arguments = {"dataset": evaluated.dataset, "batch_size": 1, "say": str, **options}
+    return evaluate_checkpoint(checkpoint=evaluated.run, output=output, **arguments)
 
 
 def test_a_planted_perfect_model(evaluated, planted, tmp_path):
@@ -223,6 +217,113 @@ def test_a_planted_copying_model(evaluated, planted, tmp_path):
             floor = group["floors"]["copy_input"]
             assert {name: group["model"][name] for name in floor} == floor
             assert not group["beats_floors"]
+
+
+def test_a_planted_model_that_ignores_its_instruction(evaluated, planted, tmp_path):
+    planted(lambda text: text.rsplit("\n\n", 1)[-1].partition(" and ")[0])
+    metrics = evaluate_planted(
+        evaluated, tmp_path, sensitivity_examples=3, untrained_floor=True, shots=0
+    )
+    sensitivity = metrics["sensitivity"]
+    assert sensitivity["verdict"] == "ignores its instruction (few)"
+    assert sensitivity["tasks_ignoring"] == 2
+    # One phrasing a task: there is no other.
+    assert set(sensitivity["macro"]) == {"removed", "shuffled", "another_task", "contradicted"}
+    assert {row["examples"] for row in sensitivity["macro"].values()} == {6}
+    with (tmp_path / "sensitivity.jsonl").open(encoding="utf-8") as lines:
+        records = [json.loads(line) for line in lines]
+    assert len(records) == 4 * 6
+    assert all(each["output"] == each["true_output"] for each in records)
+    group = metrics["tasks"]["add"]["document"]
+    assert group["floors"]["untrained"] == {
+        name: group["model"][name] for name in group["floors"]["untrained"]
+    }
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Does it read its instruction?" in page
+    assert "untrained model" in page
+    # The next evaluation into this folder has none: no old answers stay beside its figures.
+    evaluate_planted(evaluated, tmp_path)
+    assert not (tmp_path / "sensitivity.jsonl").exists()
+
+
+def test_shots_reach_the_model(evaluated, planted, tmp_path):
+    seen = []
+    planted(lambda text: seen.append(text) or "?")
+    metrics = evaluate_planted(evaluated, tmp_path, shots=1)
+    asked = [text for text in seen if text.count("Do ") == 2]
+    left_out = metrics["decoding"]["demonstrations_left_out"]
+    assert metrics["decoding"]["shots"] == 1
+    assert len(asked) + left_out == 8
+    with pytest.raises(ConfigError, match="--shots=1: the data hold no train examples"):
+        lines = evaluated.dataset.read_text(encoding="utf-8").splitlines(keepends=True)
+        alone = tmp_path / "test_alone.jsonl"
+        alone.write_text("".join(lines[40:]), encoding="utf-8")
+        evaluate_checkpoint(
+            checkpoint=evaluated.run, dataset=alone, output=tmp_path, shots=1, say=str
+        )
+
+
+def test_code_is_run(evaluated, planted, tmp_path):
+    wrong = "def add(a, b):\n    return a - b\n\nassert add(1, 2) == 3"
+    records = [
+        {
+            "id": str(number),
+            "task": "repair_function",
+            "instruction": "Mend it.",
+            "input": wrong,
+            "target": "def add(a, b):\n    return a + b",
+        }
+        for number in range(2)
+    ]
+    dataset = tmp_path / "code.jsonl"
+    dataset.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    planted(lambda text: "def add(x, y):\n    return y + x")
+    metrics = evaluate_planted(evaluated, tmp_path / "out", dataset=dataset)
+    group = metrics["tasks"]["repair_function"]["all"]
+    assert (group["model"]["pass_rate"], group["model"]["exact_match"]) == (1.0, 0.0)
+    assert group["floors"]["copy_input"]["pass_rate"] == 0.0
+    assert metrics["code"]["examples"] == 2
+    assert "system_calls" in metrics["code"]["confined_by"] or os.name != "posix"
+
+
+def test_a_benchmark_with_choices_by_the_model_itself(evaluated, tmp_path):
+    records = [
+        {
+            "id": f"q{number}",
+            "options": ["one", "two or three"],
+            "target": "one",
+            "prompts": {"short": f"{number}?", "long": f"Is it {number} or not?"},
+        }
+        for number in range(3)
+    ]
+    dataset = tmp_path / "entail.jsonl"
+    dataset.write_text("".join(json.dumps(each) + "\n" for each in records), encoding="utf-8")
+    metrics = evaluate_checkpoint(
+        checkpoint=evaluated.run,
+        dataset=dataset,
+        output=tmp_path / "out",
+        benchmark="t0",
+        batch_size=6,
+        say=str,
+    )
+    assert metrics["benchmark"]["name"] == "t0"
+    assert metrics["primary_metric"] == "accuracy"
+    assert metrics["decoding"]["chosen_among_options"] == 6
+    _, predictions = read_output(tmp_path / "out")
+    for each in predictions:
+        logprobs = each["option_logprobs"]["sum"]
+        assert each["output"] == each["options"][logprobs.index(max(logprobs))]
+        # The target is among the options: scored apart, it has the same log-probability.
+        assert each["target_logprob"] == pytest.approx(logprobs[0], rel=1e-4)
+        assert 0.5 <= each["confidence"] <= 1
+    spread = metrics["breakdown"]["prompts"]["entail"]
+    right = {
+        template: sum(each["accuracy"] for each in predictions if each["template"] == template) / 3
+        for template in ("long", "short")
+    }
+    assert spread["prompts"] == pytest.approx(right)
+    assert spread["median"] == pytest.approx(sum(right.values()) / 2)
+    assert "Over all prompts" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_an_evaluation_is_current_until_run_or_dataset_change(evaluated, tmp_path):
@@ -305,3 +406,16 @@ def test_exit_codes(arguments, exit_code, words):
     assert process.returncode == exit_code
     assert process.stderr.startswith(words)
     assert process.stderr.count("\n") == 1
+
+
+def test_comparing_by_the_binary(evaluated, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(evaluated.output, other)
+    process = run_binary(f"--compare={evaluated.output},{other}", f"--output={tmp_path / 'out'}")
+    assert process.returncode == 0, process.stderr
+    assert "examples in common: 8" in process.stderr
+    assert "no difference shown" in process.stderr
+    assert (tmp_path / "out" / "comparison.html").is_file()
+    process = run_binary("--compare=x,y", "--dataset=z", "--output=o")
+    assert process.stderr == "error: --dataset has no meaning with --compare\n"
+    assert process.returncode == 2

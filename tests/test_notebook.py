@@ -42,11 +42,15 @@ def test_evaluate_notebook(tmp_path, monkeypatch):
     ]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     words = "".join(output.text for output in outputs if output.output_type == "stream")
-    # The loss, one of bars for each of two hold-outs, and the lengths.
-    assert len(pictures) == 4
+    # The loss, one of bars for each of two hold-outs, sensitivity, calibration and the lengths.
+    assert len(pictures) == 6
     assert "8 examples; on all their hold-outs above every floor: 0 of 2 tasks, 0 of them" in words
     assert "WORST" in words
     assert "chinese" in words
     assert "answer:" in words
+    assert "over all tasks the model" in words
+    assert "another task's" in words
+    assert "expected calibration error" in words
+    assert "target tokens:" in words
     assert "stopped by" in words
     assert (run / "evaluation" / "report.html").is_file()

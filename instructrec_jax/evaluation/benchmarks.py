@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from instructrec_jax.decoding.choosing import ChooseBy
 from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.evaluation import benchmark_files
 from instructrec_jax.evaluation.benchmark_files import BenchmarkData
@@ -26,7 +27,7 @@ class Benchmark:
     """One benchmark.
 
     `shots` are shown where nothing else is asked for, `in_order` those that come first; `first`
-    bounds the examples of a task, 0 = all. `choose` answers by the most probable option. With
+    bounds the examples of a task, 0 = all. `choose_by` answers by the most probable option. With
     `by_prompt` figures are spread over prompts. `prepare` changes the examples by what the model
     says of those that are shown.
     """
@@ -36,7 +37,7 @@ class Benchmark:
     read: Callable[[Path], BenchmarkData]
     primary: str
     assemble: Assemble = fitted_texts
-    choose: bool = False
+    choose_by: ChooseBy | None = None
     shots: int | None = None
     in_order: bool = False
     first: int = 0
@@ -161,7 +162,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             title="Rank classification over prompts, as for T0",
             read=benchmark_files.prompted_choices,
             primary="accuracy",
-            choose=True,
+            choose_by="sum",
             by_prompt=True,
         ),
         Benchmark(
@@ -170,7 +171,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
             read=benchmark_files.mmlu,
             primary="accuracy",
             assemble=mmlu_texts,
-            choose=True,
+            choose_by="sum",
             shots=5,
             in_order=True,
         ),

@@ -174,6 +174,30 @@ def errors_by_task(predictions: Sequence[Prediction]) -> dict[str, dict[str, int
     return {task: found[task] for task in sorted(found)}
 
 
+def choice_accuracy(predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
+    """{task: {"sum", "mean", "calibrated": share of right options by that log-probability}}.
+
+    A sum favours short options, a mean long ones: where they part, the figure hangs on the choice.
+    Of answers that were chosen among options.
+    """
+    found: dict[str, list[Prediction]] = {}
+    for each in predictions:
+        if each.get("option_logprobs"):
+            found.setdefault(each["task"], []).append(each)
+    return {
+        task: {
+            by: statistics.fmean(_is_best(each, each["option_logprobs"][by]) for each in own)
+            for by in own[0]["option_logprobs"]
+        }
+        for task, own in sorted(found.items())
+    }
+
+
+def _is_best(prediction: Prediction, numbers: Sequence[float]) -> bool:
+    best = max(range(len(numbers)), key=numbers.__getitem__)
+    return prediction["options"][best] in (prediction["target"], *prediction["references"])
+
+
 def prompt_spread(predictions: Sequence[Prediction], *, metric: str) -> dict[str, Any]:
     """Figures of each prompt of a task, and how they spread over the prompts.
 

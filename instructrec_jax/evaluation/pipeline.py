@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from instructrec_jax.decoding.choosing import ChooseBy
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation import breakdown
 from instructrec_jax.evaluation.benchmarks import Benchmark, find_benchmark
@@ -56,7 +57,7 @@ def evaluate_checkpoint(
     batch_size: int = 32,
     max_new_tokens: int = 0,
     shots: int | None = None,
-    choose: bool = False,
+    choose_by: ChooseBy | None = None,
     untrained_floor: bool = False,
     sensitivity_examples: int = 0,
     say: Callable[[str], None],
@@ -74,7 +75,7 @@ def evaluate_checkpoint(
         batch_size: examples decoded at once.
         max_new_tokens: 0 = the longest target that the model was trained on.
         shots: solved questions shown to each; None = those of the records, or the benchmark's.
-        choose: answer by the most probable option where there are options.
+        choose_by: answer by the most probable option where there are options, by this number.
         untrained_floor: decode with initial parameters too.
         sensitivity_examples: of each task, answered under changed instructions; 0 = none.
         say: told of each stage.
@@ -97,7 +98,7 @@ def evaluate_checkpoint(
         protocol,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens or loaded.decoder_length,
-        choose=choose,
+        choose_by=choose_by,
         progress=progress,
     )
     respond = _responding(respondent)
@@ -203,17 +204,17 @@ def _prepared(
 
 
 def _respondent(
-    loaded: LoadedModel, protocol: Benchmark | None, *, choose: bool, **options: Any
+    loaded: LoadedModel, protocol: Benchmark | None, *, choose_by: ChooseBy | None, **options: Any
 ) -> Respondent:
     if protocol is not None:
         options["assemble"] = protocol.assemble
-        choose = choose or protocol.choose
+        choose_by = choose_by or protocol.choose_by
     return Respondent(
         params=loaded.params,
         config=loaded.config,
         tokenizer=loaded.tokenizer,
         encoder_length=loaded.encoder_length,
-        choose=choose,
+        choose_by=choose_by,
         **options,
     )
 
@@ -254,6 +255,7 @@ def _breakdown(evaluation: Evaluation, protocol: Benchmark | None) -> dict[str, 
         "calibration": breakdown.calibration(predictions, correct=correct),
         "lengths": breakdown.length_effects(predictions, metric=primary),
         "errors": breakdown.errors_by_task(predictions),
+        "choices": breakdown.choice_accuracy(predictions),
         "prompts": breakdown.prompt_spread(predictions, metric=primary) if spread else {},
     }
 
@@ -362,6 +364,7 @@ def _decoding_record(
     return {
         "search": "greedy",
         "chosen_among_options": len(answers) - len(written),
+        "choose_by": respondent.choose_by,
         "max_new_tokens": limit,
         "encoder_length": respondent.encoder_length,
         "shots": max(len(example.demonstrations) for example in examples),

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from instructrec_jax.data.tokenizer import Tokenizer
+from instructrec_jax.decoding.choosing import Choice, ChooseBy, choose
 from instructrec_jax.decoding.generate import generate
+from instructrec_jax.decoding.prompts import CONTENT_FREE
 from instructrec_jax.decoding.scoring import score
 from instructrec_jax.evaluation.protocol import Answer
-from instructrec_jax.evaluation.ranking import rank_options
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.few_shot import fitted_texts, token_length
 from instructrec_jax.model.config import T5Config
@@ -24,8 +25,8 @@ class Respondent:
     """A model, and how questions are put to it.
 
     `assemble(examples, length=..., limit=...)` makes the encoder's texts (`few_shot.fitted_texts`,
-    or a benchmark's own). With `choose`, examples with options are answered by the most probable of
-    these (summed log-probability) instead of by greedy search.
+    or a benchmark's own). With `choose_by`, examples with options are answered by the most probable
+    of these (`decoding.choosing`) instead of by greedy search.
     """
 
     params: Any
@@ -35,7 +36,7 @@ class Respondent:
     max_new_tokens: int
     encoder_length: int
     assemble: Assemble = fitted_texts
-    choose: bool = False
+    choose_by: ChooseBy | None = None
     progress: Progress | None = None
 
     def outputs(
@@ -43,7 +44,7 @@ class Respondent:
     ) -> list[Answer]:
         """Answers without their targets' log-probabilities, in the order of the examples."""
         texts = self._texts(examples)
-        chosen = [self.choose and bool(example.options) for example in examples]
+        chosen = [self.choose_by is not None and bool(example.options) for example in examples]
         ranked = iter(self._ranked(examples, texts, chosen, stage))
         written = iter(
             self._written([t for t, c in zip(texts, chosen, strict=True) if not c], stage)
@@ -111,7 +112,15 @@ class Respondent:
         asked = [place for place, choose in enumerate(chosen) if choose]
         if not asked:
             return []
-        rankings = rank_options(
+        assert self.choose_by is not None
+        # What an option's probability is where the question says nothing, for calibration.
+        empty = [
+            replace(examples[place], input=CONTENT_FREE)
+            if examples[place].input
+            else replace(examples[place], instruction=CONTENT_FREE)
+            for place in asked
+        ]
+        choices = choose(
             self.params,
             self.config,
             self.tokenizer,
@@ -119,21 +128,33 @@ class Respondent:
             [examples[place].options for place in asked],
             batch_size=self.batch_size,
             encoder_length=self.encoder_length,
+            content_free=[text for text, _ in self._texts(empty)],
             progress=self._progress_of(f"{stage} by choice", len(asked)),
         )
         return [
-            Answer(
-                output=examples[place].options[ranking.best],
-                score=ranking.logprobs[ranking.best],
-                stop_reason="choice",
-                target_logprob=math.nan,
-                target_tokens=0,
-                input_cut=ranking.truncated,
-                demonstrations_left_out=texts[place][1],
-                confidence=ranking.confidence,
-            )
-            for place, ranking in zip(asked, rankings, strict=True)
+            _chosen(examples[place], choice, by=self.choose_by, left_out=texts[place][1])
+            for place, choice in zip(asked, choices, strict=True)
         ]
+
+
+def _chosen(example: InstructionExample, choice: Choice, *, by: ChooseBy, left_out: int) -> Answer:
+    best = choice.best(by)
+    numbers: list[float] = getattr(choice, by)
+    return Answer(
+        output=example.options[best],
+        score=choice.sum[best],
+        stop_reason="choice",
+        target_logprob=math.nan,
+        target_tokens=0,
+        input_cut=choice.truncated,
+        demonstrations_left_out=left_out,
+        confidence=1 / sum(math.exp(min(number - numbers[best], 0.0)) for number in numbers),
+        option_logprobs={
+            "sum": choice.sum,
+            "mean": choice.mean,
+            "calibrated": choice.calibrated,
+        },
+    )
 
 
 def answer_examples(respondent: Respondent, examples: Sequence[InstructionExample]) -> list[Answer]:

@@ -51,7 +51,7 @@ class Answer:
     "length", or "choice" where it was chosen among options; `input_cut` says that the model did
     not see the end of the input, `demonstrations_left_out` how many solved questions of the example
     had no room. `confidence` is the probability that the model gave its answer, among the options
-    where it chose.
+    where it chose, whose log-probabilities `option_logprobs` then holds.
     """
 
     output: str
@@ -62,6 +62,7 @@ class Answer:
     input_cut: bool = False
     demonstrations_left_out: int = 0
     confidence: float | None = None
+    option_logprobs: Mapping[str, Sequence[float]] | None = None
 
 
 # From examples and outputs to whether each one's code passes; None where there is nothing to run.
@@ -244,6 +245,7 @@ def prediction_record(
         "output": answer.output,
         "score": answer.score,
         "confidence": answer.confidence,
+        "option_logprobs": answer.option_logprobs,
         "stop_reason": answer.stop_reason,
         "target_logprob": answer.target_logprob,
         "target_tokens": answer.target_tokens,

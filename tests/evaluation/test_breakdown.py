@@ -4,6 +4,7 @@ import pytest
 
 from instructrec_jax.evaluation.breakdown import (
     calibration,
+    choice_accuracy,
     error_kind,
     errors_by_task,
     length_effects,
@@ -108,3 +109,17 @@ def test_prompts_by_hand():
     assert found["t"]["prompts"] == {"first": 1.0, "second": 0.5, "third": 0.0}
     assert (found["t"]["median"], found["t"]["lower_quartile"]) == (0.5, 0.25)
     assert (found["t"]["lowest"], found["t"]["highest"]) == (0.0, 1.0)
+
+
+def test_accuracy_by_each_log_probability():
+    numbers = [
+        {"sum": [-1, -2], "mean": [-1, -0.5], "calibrated": [0.5, 0.2]},
+        {"sum": [-1, -2], "mean": [-1, -0.5], "calibrated": [0.1, 0.2]},
+    ]
+    records = [
+        record(target=target, options=["yes", "no"], option_logprobs=each)
+        for target, each in zip(["yes", "no"], numbers, strict=True)
+    ]
+    assert choice_accuracy([*records, record()]) == {
+        "t": {"sum": 0.5, "mean": 0.5, "calibrated": 1.0}
+    }

@@ -81,6 +81,7 @@ def evaluation():
             "calibration": calibration(judged.predictions),
             "lengths": length_effects(judged.predictions, metric="chrf"),
             "errors": errors_by_task(judged.predictions),
+            "choices": {"good": {"sum": 0.5, "mean": 0.25, "calibrated": 0.75}},
             "prompts": {},
         },
     }
@@ -230,7 +231,9 @@ def test_a_tables_row_holds_the_figures_of_its_own_group(page):
 def test_losing_tasks_are_named_with_the_floor_that_wins(page):
     _, _, html = page
     text = Page(html).text
-    losing = text[text.index("Where the model does not beat") : text.index("Does it read")]
+    losing = text[
+        text.index("Where the model does not beat") : text.index("By which log-probability")
+    ]
     assert "bad" in losing
     assert "copy the input" in losing
     assert "good" not in losing

@@ -1,0 +1,135 @@
+"""Comparisons of planted evaluations: what is better must be called so, and nothing else."""
+
+import json
+import re
+
+import pytest
+
+from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.evaluation.comparison import compare_evaluations
+from instructrec_jax.evaluation.files import json_lines
+from instructrec_jax.evaluation.floors import most_frequent_targets
+from instructrec_jax.evaluation.protocol import Answer, evaluate_answers
+from instructrec_jax.instructions.example import InstructionExample
+
+TASKS = ("alike", "better", "worse", *(f"noise {n}" for n in range(5)))
+EXAMPLES = [
+    InstructionExample(
+        id=f"{task}/{n}", task=task, instruction="Say it <b>.", input=f"{n}",
+        target=f"the number {n}", holdout="document",
+    )
+    for task in TASKS
+    for n in range(40)
+]  # fmt: skip
+
+
+def write(folder, right, examples=EXAMPLES, **changes):
+    outputs = [each.target if right(each, n) else "?" for n, each in enumerate(examples)]
+    evaluation = evaluate_answers(
+        examples=examples,
+        answers=[Answer(output, -1.0, "eos", -2.0, 3) for output in outputs],
+        frequent=most_frequent_targets(examples, ()),
+        primary="exact_match",
+    )
+    folder.mkdir(parents=True)
+    metrics = {
+        "checkpoint": {"description": f"run {folder.name} </script>"},
+        "dataset": {"path": "data"},
+        **evaluation.figures,
+        **changes,
+    }
+    (folder / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    (folder / "predictions.jsonl").write_text(json_lines(evaluation.predictions), "utf-8")
+    return folder
+
+
+def old(example, n):
+    return n % 2 == 0 if example.task != "worse" else n % 4 != 0
+
+
+def new(example, n):
+    if example.task == "better":
+        return n % 8 != 1
+    if example.task == "worse":
+        return n % 4 == 0
+    # Right as often, on others.
+    return n % 2 == 0 if example.task == "alike" else n % 4 < 2
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comparison")
+    runs = [
+        write(folder / "a" / "evaluation", old),
+        write(folder / "b" / "evaluation", new),
+        write(folder / "c" / "evaluation", old, EXAMPLES[: 8 * 30]),
+    ]
+    return compare_evaluations(runs, folder / "out"), folder
+
+
+def test_verdicts_and_figures(compared):
+    comparison, _ = compared
+    assert [run["name"] for run in comparison["runs"]] == ["a", "b", "c"]
+    assert comparison["examples_in_common"] == 240
+    first, second = comparison["pairs"]
+    rows = {row["task"]: row for row in first["tasks"]}
+    better = rows["better"]
+    assert (better["first"], better["second"]) == (0.5, 0.875)
+    assert better["difference"]["value"] == 0.375
+    assert 0 < better["difference"]["low"] < 0.375 < better["difference"]["high"]
+    assert (better["wins"], better["losses"]) == (15, 0)
+    assert better["p_sign_test"] == pytest.approx(2 / 2**15)
+    assert better["verdict"] == "better"
+    assert rows["worse"]["verdict"] == "worse"
+    assert rows["alike"]["p_value"] == rows["alike"]["p_sign_test"] == 1.0
+    for task, row in rows.items():
+        assert row["p_holm"] >= row["p_value"]
+        if task not in ("better", "worse"):
+            assert row["verdict"] == "no difference shown"
+    assert first["macro"]["document"]["tasks"] == len(rows)
+    # The same answers under another name.
+    assert {row["verdict"] for row in second["tasks"]} == {"no difference shown"}
+    assert all(row["difference"]["value"] == 0 for row in second["tasks"])
+
+
+def test_the_page(compared):
+    comparison, folder = compared
+    page = (folder / "out" / "comparison.html").read_text("utf-8")
+    assert json.loads((folder / "out" / "comparison.json").read_text("utf-8")) == comparison
+    assert "240 examples in common" in page
+    assert "corrected for 6 tasks" in page
+    assert "Answers that gained most" in page
+    assert "<script" not in page and "Say it &lt;b&gt;." in page
+    assert not re.search(r"url\(|@import|https?://", page)
+
+
+def test_few_examples_are_marked(tmp_path):
+    few = EXAMPLES[40:50]
+    runs = [
+        write(tmp_path / "x", lambda *_: False, few),
+        write(tmp_path / "y", lambda *_: True, few),
+    ]
+    (pair,) = compare_evaluations(runs, tmp_path / "out")["pairs"]
+    assert [row["verdict"] for row in pair["tasks"]] == ["better (few)"]
+
+
+def test_what_cannot_be_compared(tmp_path):
+    whole = write(tmp_path / "whole", old)
+    part = write(tmp_path / "part", old, EXAMPLES[:100])
+    changed = [
+        InstructionExample(**{**vars(each), "target": "another"}) for each in EXAMPLES
+    ]  # fmt: skip
+    other = write(tmp_path / "other", old, changed)
+    out = tmp_path / "out"
+    with pytest.raises(DataError, match="only 100 of up to 320 examples"):
+        compare_evaluations([whole, part], out)
+    with pytest.raises(DataError, match="alike/0 has other targets"):
+        compare_evaluations([whole, other], out)
+    with pytest.raises(DataError, match="nowhere"):
+        compare_evaluations([whole, tmp_path / "nowhere"], out)
+    with pytest.raises(ConfigError, match="two or more"):
+        compare_evaluations([whole], out)
+    (part / "predictions.jsonl").write_text('{"id": "x"}\n')
+    with pytest.raises(DataError, match="part: its files are not those of evaluate"):
+        compare_evaluations([whole, part], out)
+    assert not out.exists()
