@@ -1,10 +1,13 @@
 """Where figures of a run go besides metrics.jsonl: one entry a tracker."""
 
 import importlib.util
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from instructrec_jax.errors import ConfigError
 
 _PROJECT = "instructrec_jax"
 
@@ -37,7 +40,7 @@ def _wandb(workdir: Path, config: Mapping[str, Any], first_step: int) -> Tracker
     # The run folder keeps the id, so that a run that goes on is one run there too.
     file = workdir / "wandb_id.txt"
     if not file.exists():
-        file.write_text(wandb.util.generate_id() + "\n")
+        file.write_text(uuid.uuid4().hex[:12] + "\n")
     run = wandb.init(
         project=_PROJECT,
         name=workdir.name,
@@ -91,5 +94,17 @@ def tracker_problem(name: str) -> str:
 def open_trackers(
     names: tuple[str, ...], *, workdir: Path, config: Mapping[str, Any], first_step: int
 ) -> list[Tracker]:
-    """The trackers of these names; the config is flat, the step the one that the run is at."""
-    return [TRACKERS[name][1](workdir, config, first_step) for name in names]
+    """The trackers of these names; the config is flat, the step the one that the run is at.
+
+    Raises:
+      ConfigError: one of them cannot be opened.
+    """
+    trackers = []
+    for name in names:
+        try:
+            trackers.append(TRACKERS[name][1](workdir, config, first_step))
+        except Exception as error:
+            # No key, no network, another version: each has errors of its own.
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(f"train.trackers={name} cannot be opened: {words[0]}") from error
+    return trackers
