@@ -177,7 +177,7 @@ def construct_document(
     evaluated = (
         evaluation is not None
         and recipe.filters.uses("decontamination")
-        and evaluation.holds(document.text)
+        and evaluation.holds(document.text, *document.other_texts)
     )
     for name in recipe.tasks_of(source):
         if unseen_task(name, recipe) and split != TEST:
@@ -236,8 +236,12 @@ def _keys(place: str, made: DocumentDrafts, recipe: Recipe) -> Iterator[Emission
     key = DocumentKey(place, made.split, document.identity, b"")
     yield "texts", document.normalised_text_hash, key
     if filters.uses("near_duplicate"):
-        words = near.words_of(document.text)
-        if len(words) >= filters.near_duplicate_words:
+        # Of a translation each language counts, and the whole: its parts are often short.
+        texts = (document.text, *document.other_texts)
+        for text in dict.fromkeys((*texts, "\n".join(texts))):
+            words = near.words_of(text)
+            if len(words) < filters.near_duplicate_words:
+                continue
             values = near.signature(words, permutations=filters.near_duplicate_permutations)
             key = key._replace(sketch=near.sketch(values))
             for band in near.bands(values, similarity=filters.near_duplicate_similarity):

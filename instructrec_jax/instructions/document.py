@@ -37,7 +37,8 @@ class Document:
     key of KINDS and tells what `content`, which the generators read, holds. `hashed` is what
     `sha256` covers where that is not `text`: for files the lines `span` of `uri`, decoded, without
     a line's end, joined by newlines; or all the texts of a translation. `encoding` is what a file's
-    bytes were found to be in; "" where that is no question.
+    bytes were found to be in; "" where that is no question. `other_texts`, the other languages of a
+    translation, are looked through beside `text` for near duplicates and evaluation data.
     """
 
     corpus: str
@@ -50,6 +51,7 @@ class Document:
     content: Mapping[str, Any] = field(compare=False)
     hashed: str = ""
     encoding: str = ""
+    other_texts: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:

@@ -425,3 +425,28 @@ def test_the_real_corpora_do_not_leak(recipe):
     assert leaks.sound
     assert len({example.id for example in assembly.examples}) == len(assembly.examples)
     assert all(e.target_source == TASKS[e.task].target_source for e in assembly.examples)
+
+
+def test_both_sides_of_a_translation_count_as_near_duplicates(recipe, tmp_path):
+    words = [f"{word}{n}" for n in range(40) for word in ("haus", "baum", "licht")]
+    german = [" ".join(words[start : start + 35]) for start in range(0, 105, 35)]
+    short = " ".join(words[60:87])
+    # Another English text with nearly the same German one; and short sides that count together.
+    english = [f"The {n} first line of all is an other one in English." for n in range(3)]
+    long = " ".join(f"word{n}" for n in range(27))
+    pairs = [
+        *zip(english, german, strict=True),
+        ("Not at all the same English.", german[0] + " anders"),
+        (f"{long} one", f"{short} eins"),
+        (f"{long} two", f"{short} zwei"),
+    ]
+    for code, side in (("en", 0), ("de", 1)):
+        (tmp_path / f"a.{code}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+    path = str(tmp_path / "a.{language}")
+    made = recipe(
+        sources=("pairs",),
+        corpora=({"name": "pairs", "reader": "parallel", "path": path},),
+        filters=FilterSettings(near_duplicate_similarity=0.7),
+    )
+    tally, _ = run_in_memory(made)
+    assert tally.counter("document_refused", "pairs") == {"near_duplicate": 2}

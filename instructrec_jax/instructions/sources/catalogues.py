@@ -240,6 +240,7 @@ def _document(
             "comment": " ".join(message.auto_comments),
         },
         hashed=raw or "\n".join(texts.values()),
+        other_texts=(texts[language],),
         encoding=encoding,
     )
 

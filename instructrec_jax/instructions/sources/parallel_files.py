@@ -154,6 +154,7 @@ def parallel_document(
             "names": {code: language_name(code) for code in texts},
         },
         hashed="\n".join(texts.values()),
+        other_texts=tuple(texts.values())[1:],
         encoding=encoding,
     )
 
