@@ -252,6 +252,53 @@ def test_token_ids_and_sentinels(checkpoint, answers_to):
     assert as_text == of_parsed != of_plain
 
 
+def test_choices_among_options(answers_to):
+    prompt = {"instruction": "Which?", "input": "line 3"}
+    records = [
+        {"id": "two", **prompt, "options": ["count 9", "words"]},
+        {"id": "tokens", "input_tokens": [5, 6, 1], "options": ["count 9"]},
+        {"id": "none", **prompt},
+        {"id": "empty", **prompt, "options": []},
+        {"id": "twice", **prompt, "options": ["a", "a"]},
+        {"id": "number", **prompt, "options": ["a", 3]},
+    ]
+    two, tokens, *broken = answers_to(*records, mode="choose", choose_by="mean")
+    assert list(two) == ["id", "choice", "option_logprobs"]
+    assert list(two["option_logprobs"]) == ["sum", "mean", "calibrated"]
+    best = max(range(2), key=two["option_logprobs"]["mean"].__getitem__)
+    assert two["choice"] == records[0]["options"][best]
+    assert tokens["choice"] == "count 9"
+    scored = answers_to(
+        {**prompt, "target": "count 9"},
+        {"instruction": "Which?", "input": "N/A", "target": "count 9"},
+        mode="score",
+    )
+    logprob, free = (record["logprob"] for record in scored)
+    assert two["option_logprobs"]["sum"][0] == pytest.approx(logprob, abs=1e-4)
+    assert two["option_logprobs"]["calibrated"][0] == pytest.approx(logprob - free, abs=2e-4)
+    assert [record["error"] for record in broken] == [
+        "line 3: no field 'options'",
+        "line 4: options is empty",
+        "line 5: options[1] comes twice",
+        "line 6: options[1] is a number, not a string",
+    ]
+
+
+def test_prefixes_stops_options_and_expressions(answers_to):
+    prompt = {"instruction": "line 3"}
+    own, common = answers_to({**prompt, "prefix": "count"}, prompt, prefix="words 9")
+    assert (own["prefix"], common["prefix"]) == ("count", "words 9")
+    assert list(own)[:3] == ["id", "prefix", "output"]
+    (among,) = answers_to(
+        {**prompt, "options": ["count 9", "x"]}, constrain="options", max_new_tokens=9
+    )
+    assert among["output"] in ("count 9", "x")
+    (match,) = answers_to(prompt, regex="[0-9]{2}", search="sample")
+    assert match["output"].isdigit() and match["stop_reason"] == "eos"
+    (stopped,) = answers_to(prompt, regex="[0-9]a[0-9]{9}", stop=["a"], max_new_tokens=9)
+    assert stopped["output"].isdigit() and stopped["stop_reason"] == "stop"
+
+
 def test_limits_of_tokens(answers_to):
     prompt = {"input_tokens": [5] * 40}
     (cut,) = answers_to(prompt, max_new_tokens=3)
@@ -346,6 +393,28 @@ def test_a_missing_checkpoint_keeps_earlier_answers(tmp_path):
     with pytest.raises(CheckpointError):
         run_main(tmp_path / "none", input=str(tmp_path / "in"), output=str(tmp_path / "out"))
     assert (tmp_path / "out").read_bytes() == b"earlier\n"
+
+
+def test_an_output_goes_on_only_with_the_same_settings_and_input(checkpoint, tmp_path, capsys):
+    source, target = tmp_path / "in", tmp_path / "out"
+    source.write_bytes(b"line 1\nline 2\nline 3\n")
+    arguments = {"input": str(source), "output": str(target), "search": "sample"}
+    run_main(checkpoint, **arguments)
+    whole = target.read_bytes()
+    assert whole.count(b"\n") == 3
+    target.write_bytes(whole[: whole.index(b"\n") + 9])
+    run_main(checkpoint, **arguments, batch_size=2)
+    assert "going on after the 1 lines" in capsys.readouterr().err
+    assert [json.loads(line)["output_tokens"] for line in target.read_bytes().splitlines()] == [
+        json.loads(line)["output_tokens"] for line in whole.splitlines()
+    ]
+    with pytest.raises(ConfigError, match="made with seed=None, not 1; choose another"):
+        run_main(checkpoint, **arguments, seed=1)
+    source.write_bytes(b'line 1\nline 2\n{"id": "new", "instruction": "line 4"}\n')
+    with pytest.raises(DataError, match="line 3 of the input has id 'new'"):
+        run_main(checkpoint, **arguments)
+    run_main(checkpoint, **arguments, overwrite=True)
+    assert json.loads(target.read_bytes().splitlines()[-1])["id"] == "new"
 
 
 def test_damaged_gzip_input(checkpoint, tmp_path):
