@@ -43,6 +43,7 @@ from instructrec_jax.instructions.rejects import write_rejected
 from instructrec_jax.instructions.sources import description_of, title_of
 from instructrec_jax.instructions.synthesis.likelihood import Judge, load_judge
 from instructrec_jax.instructions.tally import Tally
+from instructrec_jax.instructions.workers import StoppedError
 from instructrec_jax.instructions.writing import collect_shards, read_split, write_json
 
 FORMAT_VERSION = 1
@@ -134,7 +135,8 @@ def build_dataset(
     Raises:
         ConfigError: a recipe that cannot be followed (all problems at once), an output folder that
             holds something else, or another build of the same folder at work.
-        DataError: no example is left.
+        DataError: no example is left, or the build was stopped by a lack of memory, of room on the
+            disk or of a file (then a `StoppedError`, and what is done is kept).
     """
     given = _checked(recipe, tokenizer, work)
     judge = load_judge(recipe.curation_checkpoint) if recipe.curation_checkpoint else None
@@ -154,6 +156,8 @@ def build_dataset(
     with claimed(partial, kept=spool):
         try:
             info = _build(recipe, given or tokenizer, judge, record, work, partial, spool, progress)
+        except StoppedError:
+            raise
         except UserError:
             shutil.rmtree(partial)
             raise

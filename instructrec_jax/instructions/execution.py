@@ -144,27 +144,29 @@ class Sandbox:
 
 
 class _Server:
-    """One guarded process with its scratch folder."""
+    """One guarded process; its working folder is empty and has no name."""
 
     def __init__(self, *, hash_seed: str) -> None:
         self._hash_seed = hash_seed
-        self._folder = tempfile.TemporaryDirectory(prefix="sandbox-")
         self._process: subprocess.Popen[bytes] | None = None
         self._means: tuple[str, ...] = ()
 
     def _start(self) -> "subprocess.Popen[bytes]":
         # All that -I does, but for ignoring PYTHONHASHSEED: the environment holds nothing of ours.
         options = ["-P", "-s", "-S", "-B", "-W", "ignore"]
-        return subprocess.Popen(
-            # A shown warning would look for the source's file.
-            [sys.executable, *options, "-c", _PROGRAM, str(_PACKAGE_PARENT)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=self._folder.name,
-            env={"PYTHONHASHSEED": self._hash_seed, "TZ": "UTC"},
-            start_new_session=True,
-        )
+        # Removed as soon as the process stands in it: nothing can be made there any more, and a
+        # build that is killed leaves nothing behind.
+        with tempfile.TemporaryDirectory(prefix="sandbox-") as folder:
+            return subprocess.Popen(
+                # A shown warning would look for the source's file.
+                [sys.executable, *options, "-c", _PROGRAM, str(_PACKAGE_PARENT)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={"PYTHONHASHSEED": self._hash_seed, "TZ": "UTC"},
+                start_new_session=True,
+            )
 
     def _ensure(self) -> None:
         """A running process, its first line read."""
@@ -242,6 +244,5 @@ class _Server:
             self._process = None
 
     def close(self) -> None:
-        """End the process and remove its folder."""
+        """End the process."""
         self._stop()
-        self._folder.cleanup()

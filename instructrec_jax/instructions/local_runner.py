@@ -18,7 +18,7 @@ from instructrec_jax.instructions.pipeline import CONSTRUCTED, STAGES
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import title_of
 from instructrec_jax.instructions.tally import Tally
-from instructrec_jax.instructions.workers import Workers
+from instructrec_jax.instructions.workers import StoppedError, Workers
 
 # Bytes of records, before compression, that a task takes of groups; the fewest tasks of a stage.
 _BYTES_OF_TASK = 32 << 20
@@ -107,7 +107,32 @@ def run_locally(
         files: where the finished files of the dataset go.
         bar: opens a progress bar.
         said: told of each corpus and stage when it is done, with its own counts.
+
+    Raises:
+        StoppedError: a process was killed, or a file cannot be read or written any more.
     """
+    try:
+        return _run(recipe, processes, folder, files, bar, said)
+    except MemoryError as error:
+        raise StoppedError(
+            "memory ran out; what is done is kept: name fewer build.processes and run the command "
+            "again"
+        ) from error
+    except OSError as error:
+        raise StoppedError(
+            f"{error.filename or folder}: {error.strerror or error}; what is done is kept: run the "
+            "same command again when this is mended"
+        ) from error
+
+
+def _run(
+    recipe: Recipe,
+    processes: int,
+    folder: Path,
+    files: Path,
+    bar: Bar,
+    said: Callable[[str, Tally], None],
+) -> Tally:
     done: list[spool.Finished] = []
     total = Tally()
     with Workers(recipe, processes=processes) as workers:

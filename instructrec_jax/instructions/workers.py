@@ -19,6 +19,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, Any
 
+from instructrec_jax.errors import DataError
 from instructrec_jax.instructions.flow import Run
 from instructrec_jax.instructions.recipe import Recipe
 
@@ -28,8 +29,14 @@ _PROGRAM = "from instructrec_jax.instructions.workers import serve; serve()"
 _WINDOW = 4
 # Objects made between two looks for circles of objects that nothing else holds.
 _ALLOCATIONS = 100_000
+# How a process ends that the kernel killed, most often for want of memory.
+_KILLED = -signal.SIGKILL
 # A task: what `perform(run)` of it gives goes back to the parent. Both are pickled.
 Task = Any
+
+
+class StoppedError(DataError):
+    """A build that cannot go on as things are; what it has done is kept for another run."""
 
 
 class Workers:
@@ -106,7 +113,11 @@ class _Worker:
         _write_frame(self._to, recipe)
 
     def ask(self, task: Task) -> Any:
-        """What the task gives; raises what the worker raised."""
+        """What the task gives; raises what the worker raised.
+
+        Raises:
+            StoppedError: the worker died.
+        """
         try:
             _write_frame(self._to, task)
             answer = _read_frame(self._from)
@@ -115,7 +126,12 @@ class _Worker:
         if isinstance(answer, BaseException):
             raise answer
         if answer is None:
-            raise RuntimeError(f"the worker process died at {task}")
+            code = self._process.wait()
+            killed = ", perhaps for want of memory: name fewer build.processes" * (code == _KILLED)
+            raise StoppedError(
+                f"a process of the build ended by itself with status {code}{killed}; what is done "
+                "is kept: run the same command again"
+            )
         return answer
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """A build on disk, in processes: the same as in memory, and after being killed."""
 
 import contextlib
+import json
 import os
 import pickle
 import random
@@ -13,10 +14,12 @@ import tracemalloc
 import pytest
 from memory_runner import run_in_memory
 
-from instructrec_jax.instructions import spool
+from instructrec_jax.instructions import local_runner, spool
 from instructrec_jax.instructions.filters import FilterSettings
 from instructrec_jax.instructions.local_runner import run_locally
+from instructrec_jax.instructions.sources import line_files
 from instructrec_jax.instructions.tally import Tally
+from instructrec_jax.instructions.workers import StoppedError
 
 CHANGES = {
     "sources": ("python_topics", "locale_names"),
@@ -177,3 +180,38 @@ def test_a_reader_holds_a_bounded_share_of_the_records(tmp_path):
         tracemalloc.stop()
         assert total == count
     assert max(peaks) < 4 * most and peaks[1] < 1.5 * peaks[0]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_corpus_that_vanishes_in_mid_build_is_told_and_the_build_goes_on(
+    recipe, tmp_path, monkeypatch, processes
+):
+    lines = [
+        json.dumps({"title": f"On {n}", "text": f"Number {n} is a number."}) for n in range(99)
+    ]
+    corpus = tmp_path / "a.jsonl"
+    corpus.write_text("\n".join(lines))
+    monkeypatch.setattr(line_files, "ROWS_BYTES", 50)
+    made = recipe(
+        sources=("mine",), tasks=("write_title", "write_from_title"), max_documents_per_source=0,
+        corpora=({"name": "mine", "reader": "records", "path": str(corpus)},),
+    )  # fmt: skip
+    whole = run_here(made, tmp_path / "whole")
+    gone = tmp_path / "gone"
+
+    def take_away(tasks):
+        for number, task in enumerate(tasks):
+            if number == 3 and not gone.exists():
+                corpus.rename(gone)
+            yield task
+
+    listed = local_runner._construct_tasks
+    monkeypatch.setattr(local_runner, "_UNITS_OF_TASK", (2, 2))
+    monkeypatch.setattr(
+        local_runner, "_construct_tasks", lambda *arguments: take_away(listed(*arguments))
+    )
+    with pytest.raises(StoppedError, match=r"a\.jsonl: No such file.* run the same command again"):
+        run_here(made, tmp_path / "work", processes=processes)
+    gone.rename(corpus)
+    gone.touch()
+    assert run_here(made, tmp_path / "work", processes=processes) == whole

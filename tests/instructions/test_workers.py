@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from instructrec_jax.instructions.construct import construct_unit
-from instructrec_jax.instructions.workers import Workers
+from instructrec_jax.instructions.workers import StoppedError, Workers
 
 UNITS = [("string.py",), ("heapq.py",), ("keyword.py",), ("colorsys.py",), ("bisect.py",)]
 
@@ -50,7 +50,7 @@ def test_a_dead_worker_is_told(recipe):
         list(workers.perform(tasks))
         for worker in workers._processes:
             worker._process.kill()
-        with pytest.raises(RuntimeError, match="the worker process died at Constructed"):
+        with pytest.raises(StoppedError, match="name fewer build.processes; what is done"):
             list(workers.perform(tasks))
 
 
