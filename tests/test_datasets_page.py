@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from instructrec_jax.instructions.document import KINDS
-from instructrec_jax.instructions.filters import COMPARING_FILTERS, FILTERS
+from instructrec_jax.instructions.filters import COMPARING_FILTERS, CURATING_FILTERS, FILTERS
 from instructrec_jax.instructions.sources import READERS
 from instructrec_jax.instructions.splitting import HOLDOUTS
 
@@ -41,6 +41,7 @@ def test_every_filter_and_hold_out_stands_in_the_page():
     filters = {name for first, *_ in rows("Filters") for name in first.split(", ")}
     assert filters == {
         *COMPARING_FILTERS,
+        *CURATING_FILTERS,
         *(each.name for each in FILTERS if not each.required),
     }
     assert [names(first)[0] for first, *_ in rows("Hold-outs")] == list(HOLDOUTS)
