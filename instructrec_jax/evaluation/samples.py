@@ -6,12 +6,19 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any
 
-from instructrec_jax.evaluation.metrics import acceptable_targets, sentence_chrf
+from instructrec_jax.evaluation.metrics import (
+    METRIC_BY_NAME,
+    Judged,
+    acceptable_targets,
+    sentence_chrf,
+)
 from instructrec_jax.instructions.hashing import fraction
 
 # On the page altogether; the rest is in predictions.jsonl.
 MAX_SAMPLES = 400
 MIN_SAMPLES_PER_GROUP = 6
+# Of answers decoded in training; ROUGE-L's library takes a second to load.
+_SAMPLE_METRICS = ("exact_match", "token_f1", "chrf")
 # Longer texts are cut, and say so.
 MAX_CHARACTERS = 3_000
 
@@ -68,6 +75,26 @@ def from_training(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for record in newest.values()
     ]
+
+
+def sample_figures(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Figures of a few answers decoded in training, means over tasks; {} for none.
+
+    The same metrics as those of an evaluation: {"sample_exact_match", "sample_chrf", ...}. So few
+    examples tell a trend, not a result.
+    """
+    tasks: dict[str, list[Judged]] = {}
+    for record in records:
+        judged = Judged(record["output"], (record["target"],))
+        tasks.setdefault(record["task"], []).append(judged)
+    figures: dict[str, float] = {}
+    for name in _SAMPLE_METRICS:
+        metric = METRIC_BY_NAME[name]
+        counts = [metric.statistics(each) for each in tasks.values()]
+        known = [float(metric.of_sums(each.sum(axis=0))) for each in counts if each is not None]
+        if known:
+            figures[f"sample_{name}"] = sum(known) / len(known)
+    return figures
 
 
 def learning_journeys(

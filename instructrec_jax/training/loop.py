@@ -10,6 +10,7 @@ from jax import Array
 from jax.experimental import multihost_utils
 
 from instructrec_jax.errors import DivergedError, Preempted
+from instructrec_jax.evaluation.samples import sample_figures
 from instructrec_jax.training import sharding
 from instructrec_jax.training.compilation import compile_noticing_cache
 from instructrec_jax.training.environment import memory_figures
@@ -289,6 +290,7 @@ class Loop:
                 )
             except EvaluationStopped:
                 return False
+        figures |= sample_figures(samples)
         self._reporter.record("validation", step, **figures)
         self._checkpoints.note_figures(step, figures)
         self._reporter.say(

@@ -10,6 +10,7 @@ from instructrec_jax.evaluation.samples import (
     differing,
     from_training,
     learning_journeys,
+    sample_figures,
 )
 
 
@@ -97,3 +98,15 @@ def test_journeys_show_first_and_last_and_skip_examples_seen_once():
     assert steps[0] == 1
     assert steps[-1] == 20
     assert len(steps) == 6
+
+
+def test_figures_of_samples_are_means_over_tasks():
+    records = [
+        {"task": "a", "output": "x", "target": "x"},
+        {"task": "a", "output": "y", "target": "x"},
+        {"task": "b", "output": "x", "target": "x"},
+    ]
+    figures = sample_figures(records)
+    assert figures["sample_exact_match"] == figures["sample_token_f1"] == 0.75
+    assert set(figures) == {"sample_exact_match", "sample_token_f1", "sample_chrf"}
+    assert sample_figures([]) == {}
