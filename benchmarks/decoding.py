@@ -4,8 +4,8 @@
     python benchmarks/decoding.py --batch_sizes=8 --searches=greedy --repeats=1   # a short look
 
 T5 1.1 small with random weights, encoder of 256 tokens, 64 new ones, eos ruled out so that all do
-the same work; float32, the devices' own threads, encoder included. All libraries take turns, and the
-median of the repeats counts. CTranslate2 takes part where it is installed (pip install
+the same work; float32, the devices' own threads, encoder included. All libraries take turns, and
+the median of the repeats counts. CTranslate2 takes part where it is installed (pip install
 ctranslate2), in float32 and int8.
 """
 
