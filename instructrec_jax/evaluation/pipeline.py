@@ -31,7 +31,7 @@ from instructrec_jax.evaluation.protocol import (
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.evaluation.rewording import Wordings
 from instructrec_jax.evaluation.run_log import find_run_folder, read_run
-from instructrec_jax.evaluation.sensitivity import Respond, measure_sensitivity
+from instructrec_jax.evaluation.sensitivity import Respond, Sensitivity, measure_sensitivity
 from instructrec_jax.evaluation.shots import with_shots
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.execution import Sandbox
@@ -101,33 +101,17 @@ def evaluate_checkpoint(
         choose_by=choose_by,
         progress=progress,
     )
-    respond = _responding(respondent)
-    examples = _prepared(examples, data, protocol, respond)
+    examples = _prepared(examples, data, protocol, _responding(respondent))
     answers = answer_examples(respondent, examples)
-    with _sandbox() as sandbox:
-        checks = data.checks or checks_of(examples, sandbox)
-        judge_code: Passes = partial(_passes, sandbox=sandbox, checks=checks)
-        evaluation = evaluate_answers(
-            examples=examples,
-            answers=answers,
-            frequent=most_frequent_targets(examples, data.train_examples()),
-            untrained=_untrained_outputs(respondent, examples) if untrained_floor else None,
-            passes=judge_code,
-            primary=protocol.primary if protocol else PRIMARY_METRIC,
-        )
-        figures = evaluation.figures
-        sensitivity = None
-        if sensitivity_examples:
-            sensitivity = measure_sensitivity(
-                examples,
-                [answer.output for answer in answers],
-                respond,
-                primary=figures["primary_metric"],
-                wordings=Wordings(data.examples),
-                examples_per_task=sensitivity_examples,
-                passes=judge_code,
-            )
-        code = {"examples": len(checks), "confined_by": sandbox.means_in_use}
+    evaluation, sensitivity, code = _judged(
+        respondent,
+        examples,
+        answers,
+        data,
+        primary=protocol.primary if protocol else PRIMARY_METRIC,
+        untrained_floor=untrained_floor,
+        sensitivity_examples=sensitivity_examples,
+    )
     record = {
         "format_version": FORMAT_VERSION,
         "checkpoint": _checkpoint_record(checkpoint, loaded),
@@ -135,7 +119,7 @@ def evaluate_checkpoint(
         "benchmark": {"name": protocol.name, "title": protocol.title} if protocol else None,
         "decoding": _decoding_record(respondent, examples, answers),
         "code": code,
-        **figures,
+        **evaluation.figures,
         "breakdown": _breakdown(evaluation, protocol),
         "sensitivity": sensitivity.figures if sensitivity else None,
     }
@@ -224,6 +208,43 @@ def _responding(respondent: Respondent) -> Respond:
         return [answer.output for answer in respondent.outputs(examples, stage=stage)]
 
     return respond
+
+
+def _judged(
+    respondent: Respondent,
+    examples: Sequence[InstructionExample],
+    answers: Sequence[Answer],
+    data: EvaluationData,
+    *,
+    primary: str,
+    untrained_floor: bool,
+    sensitivity_examples: int,
+) -> tuple[Evaluation, Sensitivity | None, dict[str, Any]]:
+    """Figures, those under changed instructions, and what is to be said of code that was run."""
+    with _sandbox() as sandbox:
+        checks = data.checks or checks_of(examples, sandbox)
+        judge_code: Passes = partial(_passes, sandbox=sandbox, checks=checks)
+        evaluation = evaluate_answers(
+            examples=examples,
+            answers=answers,
+            frequent=most_frequent_targets(examples, data.train_examples()),
+            untrained=_untrained_outputs(respondent, examples) if untrained_floor else None,
+            passes=judge_code,
+            primary=primary,
+        )
+        sensitivity = None
+        if sensitivity_examples:
+            sensitivity = measure_sensitivity(
+                examples,
+                [answer.output for answer in answers],
+                _responding(respondent),
+                primary=evaluation.figures["primary_metric"],
+                wordings=Wordings(data.examples),
+                examples_per_task=sensitivity_examples,
+                passes=judge_code,
+            )
+        code = {"examples": len(checks), "confined_by": sandbox.means_in_use}
+    return evaluation, sensitivity, code
 
 
 def _untrained_outputs(respondent: Respondent, examples: Sequence[InstructionExample]) -> list[str]:
