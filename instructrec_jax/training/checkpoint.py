@@ -28,6 +28,7 @@ from instructrec_jax.errors import CheckpointError, ConfigError, UserError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.new_folder import new_folder
 from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.quiet_orbax import quiet_orbax
 from instructrec_jax.training.sharding import path_name
 from instructrec_jax.training.streamed_arrays import StreamedArray, save_streamed
 
@@ -229,6 +230,7 @@ def restore_array(folder: Path, name: str, expected: int) -> np.ndarray:
 
 
 def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: bool = False) -> Any:
+    quiet_orbax()
     arguments = ocp.args.PyTreeRestore(
         item=item, restore_args=restore_args, partial_restore=partial_restore
     )

@@ -34,6 +34,7 @@ from instructrec_jax.training.keeping import (
     step_folders,
     write_figures,
 )
+from instructrec_jax.training.quiet_orbax import quiet_orbax
 from instructrec_jax.training.sharding import path_name
 
 
@@ -64,6 +65,7 @@ class RunCheckpoints:
         self.folder = folder.absolute()
         self._keeping = Keeping(newest=keep, best=keep_best, metric=best_metric)
         self._warn = warn
+        quiet_orbax()
         self._is_main = jax.process_index() == 0
         self._figures: dict[int, dict[str, Any]] = read_figures(self.folder)
         self._manager = self._open()

@@ -55,8 +55,8 @@ def saved(tmp_path, tiny_config, tokenizer, state):
     return tmp_path
 
 
-def restore(folder: Path, state, sizes, warn=print):
-    mesh = sharding.make_mesh(sizes)
+def restore(folder: Path, state, sizes, warn=print, mesh=None):
+    mesh = mesh or sharding.make_mesh(sizes)
     shapes = jax.eval_shape(lambda: state)
     target = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
@@ -97,6 +97,17 @@ def test_the_newest_step_comes_back_exactly_on_any_mesh(saved, state, sizes):
     step, restored, metadata = restore(saved, state, sizes)
     assert (step, metadata["identity"]["position"]) == (10, 10)
     assert_equal(restored, jax.tree.map(lambda leaf: leaf * 10, item(state)))
+
+
+@pytest.mark.parametrize("count", [4, 1])
+def test_fewer_devices_get_the_same_arrays(saved, state, count):
+    devices = np.asarray(jax.devices()[:count]).reshape(1, 1, count, 1)
+    types = (jax.sharding.AxisType.Auto,) * 4
+    mesh = jax.sharding.Mesh(devices, sharding.AXES, axis_types=types)
+    step, restored, _ = restore(saved, state, {}, mesh=mesh)
+    assert step == 10
+    assert_equal(restored, jax.tree.map(lambda leaf: leaf * 10, item(state)))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(restored)} == {count}
 
 
 @pytest.mark.parametrize("part", ["parameters", "optimizer"])
