@@ -48,6 +48,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import jax
+from absl.flags import adopt_module_key_flags
 
 from instructrec_jax.command_line import run, say
 from instructrec_jax.decoding import command as flags
@@ -63,6 +64,8 @@ from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.few_shot import fitted_text, token_length
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.training.model_folder import LoadedModel
+
+adopt_module_key_flags(flags)  # so that --help lists them
 
 # Batches of lines that are held at once: they are sorted by length, so that batches have little
 # padding, and written when all are answered.

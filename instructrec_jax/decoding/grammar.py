@@ -6,7 +6,6 @@ never allowed, and the space before the first word, which is no part of the text
 and otherwise no answer begins with a space.
 """
 
-import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -71,7 +70,7 @@ def regex_guide(regex: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -
         matches_nothing = re.compile(regex).fullmatch("") is not None
     except re.error as error:
         raise ConfigError(f"{name} is no regular expression: {error}") from None
-    escaped = re.sub(r"(?<!\\)((?:\\\\)*)/", r"\1\\/", regex).replace("\n", r"\n")
+    escaped = _of_library(regex)
     body = "BODY?" if matches_nothing else "BODY"
     terminal = f"/{escaped}/"
     if _drops_first_space(tokenizer, token_bytes(tokenizer, vocabulary_size)):
@@ -80,6 +79,21 @@ def regex_guide(regex: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -
         start = f"start: {body}"
     grammar = f"{start}\nBODY: {terminal}"
     return _grammar(grammar, tokenizer, vocabulary_size=vocabulary_size, name=name)
+
+
+def _of_library(regex: str) -> str:
+    """The expression as the library's grammar has it, between slashes.
+
+    Digits are those from 0 to 9: which others there are depends on the version of Unicode.
+    """
+    parts, in_class = [], False
+    for part in re.findall(r"\\.|.", regex, re.DOTALL):
+        if part == r"\d":
+            part = "0-9" if in_class else "[0-9]"
+        elif part in ("[", "]"):
+            in_class = part == "["
+        parts.append({"/": r"\/", "\n": r"\n"}.get(part, part))
+    return "".join(parts)
 
 
 def json_guide(path: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -> Grammar:
@@ -133,13 +147,24 @@ class _Described:
             for token, text in enumerate(texts)
         ]
         self.special_token_ids = [token for token, text in enumerate(texts) if text is None]
-        self._tokenizer = tokenizer
+        self._longest = max(map(len, self.tokens))
+        self._ids = {text: token for token, text in enumerate(texts) if text is not None}
 
     def __call__(self, text: str | bytes) -> list[int]:
-        """Token ids of a text."""
-        if isinstance(text, bytes):
-            text = text.decode(errors="replace")
-        return copy.copy(self._tokenizer.encode_batch([text])[0])
+        """Tokens that write a text and nothing else, the longest first; as far as there are any.
+
+        The tokenizer's own ids would not do: they begin with the space that decoding drops.
+        """
+        rest = text.encode() if isinstance(text, str) else text
+        tokens: list[int] = []
+        while rest:
+            lengths = range(min(len(rest), self._longest), 0, -1)
+            length = next((n for n in lengths if rest[:n] in self._ids), None)
+            if length is None:
+                break
+            tokens.append(self._ids[rest[:length]])
+            rest = rest[length:]
+        return tokens
 
 
 def token_bytes(tokenizer: TextTokenizer | Tokenizer, size: int) -> list[bytes | None]:
@@ -163,7 +188,9 @@ def _of_pieces(tokenizer: Any) -> list[bytes | None]:
     for token in range(model.piece_size()):
         piece = model.id_to_piece(token)
         if model.is_byte(token):
-            texts.append(bytes([int(piece[3:5], 16)]))
+            # At the beginning of a text a space as a byte stays, where one as a piece goes.
+            byte = bytes([int(piece[3:5], 16)])
+            texts.append(None if byte == b" " else byte)
         elif (
             token in sentinels
             or model.is_control(token)

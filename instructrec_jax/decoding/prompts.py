@@ -69,9 +69,8 @@ def read_prompts(
     `target_tokens` or else `target` (`output`, `response`, `completion`); the ids are the whole
     target, eos included where it belongs to it. `with_options`, the object also holds `options`, a
     list of different texts. `prefix` may say how the answer begins. Other fields are left alone.
-    Without an id the
-    record gets the number of its line, from 1. UTF-8, with or without a byte order mark; lines end
-    with \\n or \\r\\n.
+    Without an id the record gets the number of its line, from 1. UTF-8, with or without a byte
+    order mark; lines end with \\n or \\r\\n.
     """
     for number, line in enumerate(lines, start=1):
         if number == 1:

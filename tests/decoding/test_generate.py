@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType
 from reference import CONFIGS, MAX_NEW_TOKENS, fixed_parameters, padded_batch
 
+from instructrec_jax.decoding import continuous
 from instructrec_jax.decoding.generate import generate
 from instructrec_jax.decoding.logit_rules import LogitRules
 from instructrec_jax.decoding.rows import advanced, encoded_rows
@@ -172,6 +173,27 @@ def test_an_over_long_prompt_is_cut_and_marked(params):
     cut, whole, *_ = answers(params, [long, long[:31], "", ""])
     assert cut.truncated and not whole.truncated
     assert cut.output_tokens == whole.output_tokens
+
+
+def test_places_of_ended_rows_are_filled_again(params, monkeypatch):
+    texts = random_texts(40, longest=15)
+    frequent = [token for g in answers(params, texts) for token in g.output_tokens]
+    tokenizer = CharacterTokenizer(eos_id=max(set(frequent), key=frequent.count))
+    positions = []
+
+    def counted(model, rows, *arguments, **options):
+        rows = advanced(model, rows, *arguments, **options)
+        positions.append(int(rows.cache.position))
+        return rows
+
+    monkeypatch.setattr(continuous, "advanced", counted)
+    found = answers(params, texts, tokenizer=tokenizer)
+    lengths = [len(generation.output_tokens) for generation in found]
+    batch_by_batch = sum(max(lengths[start : start + 4]) for start in range(0, 40, 4))
+    # Far beyond the ring of keys and values, and in fewer steps than by whole batches.
+    assert 2 * NEW_TOKENS < positions[-1] < batch_by_batch
+    for text, generation in zip(texts[-3:], found[-3:], strict=True):
+        assert_same([generation], answers(params, [text], tokenizer=tokenizer, batch_size=1))
 
 
 def test_nothing_to_answer_and_progress(params):

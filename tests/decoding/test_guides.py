@@ -116,6 +116,16 @@ def test_what_no_token_can_write_is_told(params, tmp_path):
         json_guide(str(tmp_path / "schema.json"), WithoutBraces(), vocabulary_size=128)
 
 
+def random_walk(guide, seed):
+    """Tokens that the guide allows, until one of them is eos."""
+    random, state, tokens = np.random.RandomState(seed), guide.start(), []
+    while tokens[-1:] != [1]:
+        tokens.append(int(random.choice(np.flatnonzero(guide.allowed(state)))))
+        if tokens[-1] != 1:
+            state = guide.next(state, tokens[-1])
+    return tokens
+
+
 @pytest.mark.parametrize("kind", ["sentencepiece", "bytes"])
 def test_bytes_of_tokens_are_what_they_decode_to(kind):
     texts = [f"line {n}: count {n * n} words {{}} \u6700\u540e\n" for n in range(300)]
@@ -132,6 +142,10 @@ def test_bytes_of_tokens_are_what_they_decode_to(kind):
         tokens = tokenizer.encode(text)
         joined = b"".join(written[token] or b"" for token in tokens).decode()
         assert joined.removeprefix(" ") == tokenizer.decode(tokens) == text
+    for regex in (r"[0-9]a[0-9]{9}", r"(count|line) \d+\n?", r"yes|no"):
+        guide = regex_guide(regex, tokenizer, vocabulary_size=len(written))
+        for seed in range(3):
+            assert re.fullmatch(regex, tokenizer.decode(random_walk(guide, seed)))
     # The space before the first word is free, and nothing else begins with one.
     guide = regex_guide(r"\s*word", tokenizer, vocabulary_size=len(written))
     first = guide.allowed(guide.start())
