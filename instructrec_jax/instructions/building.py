@@ -43,7 +43,7 @@ from instructrec_jax.instructions.rejects import write_rejected
 from instructrec_jax.instructions.sources import description_of, title_of
 from instructrec_jax.instructions.synthesis.likelihood import Judge, load_judge
 from instructrec_jax.instructions.tally import Tally
-from instructrec_jax.instructions.workers import StoppedError
+from instructrec_jax.instructions.workers import StoppedError, stopped_in_a_line
 from instructrec_jax.instructions.writing import collect_shards, read_split, write_json
 
 FORMAT_VERSION = 1
@@ -155,7 +155,10 @@ def build_dataset(
     spool = partial / f"{work.runner}-{record['recipe_sha256'][:16]}"
     with claimed(partial, kept=spool):
         try:
-            info = _build(recipe, given or tokenizer, judge, record, work, partial, spool, progress)
+            with stopped_in_a_line(partial):
+                info = _build(
+                    recipe, given or tokenizer, judge, record, work, partial, spool, progress
+                )
         except StoppedError:
             raise
         except UserError:

@@ -18,7 +18,7 @@ from instructrec_jax.instructions.pipeline import CONSTRUCTED, STAGES
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.sources import title_of
 from instructrec_jax.instructions.tally import Tally
-from instructrec_jax.instructions.workers import StoppedError, Workers
+from instructrec_jax.instructions.workers import Workers, stopped_in_a_line
 
 # Bytes of records, before compression, that a task takes of groups; the fewest tasks of a stage.
 _BYTES_OF_TASK = 32 << 20
@@ -111,18 +111,8 @@ def run_locally(
     Raises:
         StoppedError: a process was killed, or a file cannot be read or written any more.
     """
-    try:
+    with stopped_in_a_line(folder):
         return _run(recipe, processes, folder, files, bar, said)
-    except MemoryError as error:
-        raise StoppedError(
-            "memory ran out; what is done is kept: name fewer build.processes and run the command "
-            "again"
-        ) from error
-    except OSError as error:
-        raise StoppedError(
-            f"{error.filename or folder}: {error.strerror or error}; what is done is kept: run the "
-            "same command again when this is mended"
-        ) from error
 
 
 def _run(

@@ -39,6 +39,27 @@ class StoppedError(DataError):
     """A build that cannot go on as things are; what it has done is kept for another run."""
 
 
+@contextlib.contextmanager
+def stopped_in_a_line(folder: Path) -> Iterator[None]:
+    """Tells what stops a build in the block for want of memory, of room in `folder` or of a file.
+
+    Raises:
+        StoppedError: in place of a MemoryError or an OSError.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise StoppedError(
+            "memory ran out; what is done is kept: name fewer build.processes and run the command "
+            "again"
+        ) from error
+    except OSError as error:
+        raise StoppedError(
+            f"{error.filename or folder}: {error.strerror or error}; what is done is kept: run the "
+            "same command again when this is mended"
+        ) from error
+
+
 class Workers:
     """Processes that perform tasks; a context manager.
 
