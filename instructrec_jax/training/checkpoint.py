@@ -246,6 +246,9 @@ def _read_error(folder: Path, error: Exception) -> CheckpointError:
     causes: list[BaseException] = [error]
     while causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
+    if isinstance(causes[-1], KeyboardInterrupt):
+        # Orbax wraps a signal too; files whose reading was interrupted are not damaged.
+        raise causes[-1]
     hindered = any(
         isinstance(cause, MemoryError) or words in str(cause)
         for cause in causes
@@ -271,9 +274,7 @@ def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
                 ),
             )
     except Exception as error:
-        raise CheckpointError(
-            f"{folder / 'tokenizer'} cannot be read: {first_line(error)}"
-        ) from error
+        raise _read_error(folder / "tokenizer", error) from error
     described = metadata["tokenizer"]
     try:
         tokenizer = tokenizer_from_bytes(

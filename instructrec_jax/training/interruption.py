@@ -22,6 +22,14 @@ _SAME_SIGNAL_SECONDS = 1.0
 _GRACE_SECONDS = 3.0
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Raised by the signal's handler, wherever the program is.
+
+    A library that takes every Exception for a failure of its own lets it pass: a checkpoint whose
+    reading was interrupted is not a damaged one.
+    """
+
+
 class StopRequest:
     """Whether this process was asked to stop. All processes of a run learn of it through a step."""
 
@@ -29,6 +37,7 @@ class StopRequest:
         """Nothing was asked yet."""
         self.received = ""
         self.has_state = False  # from the first step on there is something to save
+        self._interrupted = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -44,6 +53,8 @@ class StopRequest:
         wakeup_before = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
         try:
             yield
+        except _Interrupted:
+            raise Preempted(self._words_without_state()) from None
         finally:
             signal.set_wakeup_fd(wakeup_before)
             for number, handler in before.items():
@@ -52,8 +63,10 @@ class StopRequest:
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
-        if not self.has_state:
-            raise Preempted(self._words_without_state())
+        # Once: a key press that comes twice must not disturb the way out.
+        if not self.has_state and not self._interrupted:
+            self._interrupted = True
+            raise _Interrupted
 
     def _listen(self, ear: int) -> None:
         """The thread: one byte a signal, until the pipe is closed."""

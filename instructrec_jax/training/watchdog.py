@@ -54,9 +54,10 @@ class Watchdog:
         try:
             yield
         finally:
+            # In one: a deadline that passed in the pause is none.
             with self._changed:
                 self._pauses -= 1
-            self.beat(self._step)
+                self.beat(self._step)
 
     def close(self) -> None:
         """Ends the thread."""

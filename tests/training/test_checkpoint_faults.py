@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from instructrec_jax.data.byte_tokenizer import byte_tokenizer
-from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.errors import CheckpointError, ConfigError, Preempted
 from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import inventory, run_folder
 from instructrec_jax.training.fingerprint import fingerprint
+from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.model_folder import load_model, open_model
 from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.run_folder import claimed_run_folder
@@ -123,6 +124,26 @@ def test_a_truncated_newest_gives_way_to_the_one_before(copied, parameters):
     step, _, metadata = checkpoints.restore_newest(target(parameters))
     assert (step, metadata["identity"]) == (2, {"position": 2})
     assert "set aside as 5.damaged" in words[0] and "optimizer" in words[0]
+    checkpoints.close()
+
+
+def test_a_signal_while_a_checkpoint_is_read_sets_nothing_aside(copied, parameters):
+    checkpoints = RunCheckpoints(copied, keep=1)
+    checkpoints.restore_newest(target(parameters))
+    begin = time.perf_counter()
+    checkpoints.restore_newest(target(parameters))
+    took = time.perf_counter() - begin
+    for moment in np.linspace(0.05, 0.95, 10):
+        stop = StopRequest()
+        with pytest.raises(Preempted), stop.listening():
+            threading.Timer(moment * took, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            try:
+                checkpoints.restore_newest(target(parameters))
+                time.sleep(5)
+            finally:
+                stop.has_state = True  # or its thread ends these tests
+    assert sorted(child.name for child in copied.iterdir()) == ["2", "5", "validation.json"]
+    assert checkpoints.restore_newest(target(parameters))[0] == 5
     checkpoints.close()
 
 

@@ -1,9 +1,15 @@
 """Signals to a process that is busy in compiled code, where Python itself hears nothing."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
+
+import pytest
+
+from instructrec_jax.errors import CheckpointError, Preempted
+from instructrec_jax.training.interruption import StopRequest
 
 # pbkdf2 computes for minutes outside of Python's interpreter, as a compiler does.
 PROGRAM = """
@@ -52,3 +58,15 @@ def test_without_a_state_the_run_ends_though_python_does_not_get_its_turn():
     words = before.communicate(timeout=10)[1]
     assert before.returncode == 75
     assert "stopped by SIGTERM before a step was taken" in words
+
+
+def test_what_a_signal_interrupts_is_not_taken_for_damage():
+    stop = StopRequest()
+    with pytest.raises(Preempted, match="SIGTERM before a step"), stop.listening():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception as error:
+            # As those do who read checkpoints with a library of many errors.
+            raise CheckpointError("damaged") from error
+        finally:
+            stop.has_state = True  # or the thread ends these tests
