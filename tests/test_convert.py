@@ -176,7 +176,7 @@ def test_export_loads_whole_and_generates_the_same(tmp_path, tokenizer, name):
 def test_round_trip_is_exact(exported, tmp_path):
     to_orbax(exported / "hf", tmp_path / "converted")
     model, first = load_model(tmp_path / "converted"), load_model(exported / "model")
-    assert model.checksums == first.fingerprints
+    assert model.checksums == first.checksums
     assert model.config == first.config
     assert model.tokenizer.sha256 == first.tokenizer.sha256
     to_hugging_face(tmp_path / "converted", tmp_path / "again")
