@@ -144,6 +144,11 @@ def _unfinished(workdir: Path) -> bool:
     return folder.is_dir() and any("tmp" in child.name for child in folder.iterdir())
 
 
+def _words(workdir: Path) -> str:
+    log = Path(f"{workdir}.log")
+    return log.read_text(encoding="utf-8") if log.exists() else ""
+
+
 def _ended(process: int) -> bool:
     return os.waitpid(process, os.WNOHANG)[0] != 0
 
@@ -158,6 +163,7 @@ def kill_somewhere(process: int, workdir: Path, *, draw: random.Random, seconds:
     in_save = draw.random() < 0.5
     saves_to_pass = draw.randrange(4)
     was_saving = False
+    compiled_before = _words(workdir).count("train step ")
     while time.monotonic() < moment or in_save:
         if _ended(process):
             return ""
@@ -170,7 +176,7 @@ def kill_somewhere(process: int, workdir: Path, *, draw: random.Random, seconds:
         was_saving = saving
         time.sleep(0.001)
     where = "in a save" if _unfinished(workdir) else "in its steps"
-    if not (workdir / "metrics.jsonl").exists():
+    if _words(workdir).count("train step ") == compiled_before:
         where = "while it started"
     os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
