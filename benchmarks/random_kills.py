@@ -4,10 +4,11 @@
 
 Both runs train the same small model on the same examples with dropout, a moving average of the
 parameters, validation, and a checkpoint every second step. One of them is killed (SIGKILL) again
-and again: while it starts, in its steps, and in its saves, at moments that --seed draws; then it goes
-on by the same command. A run that has come to its end goes on to a later last step in turn, until
-all kills are done. Compared at the end, bit by bit: every leaf of the parameters, of their average
-and of the optimizer's state, the position in the data, the losses of every step, the samples.
+and again: while it starts, in its steps, and in its saves, at moments that --seed draws; then it
+goes on by the same command. A run that has come to its end goes on to a later last step in turn,
+until all kills are done. Compared at the end, bit by bit: every leaf of the parameters, of their
+average and of the optimizer's state, the position in the data, the losses of every step, the
+samples.
 
 Processes are forked from one that has imported everything, which makes a kill cost about a second;
 what happens after the imports is `python -m instructrec_jax.train` itself. Exit code 0 where all is
