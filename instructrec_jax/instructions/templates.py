@@ -138,7 +138,7 @@ class Template:
         try:
             return compiled(self.text)
         except jinja2.TemplateSyntaxError as error:
-            raise DataError(f"{self.file}: template {self.id}: {error}") from error
+            raise DataError(f"{self.file}: template {self.id}: {error.message}") from error
 
     @property
     def fields(self) -> frozenset[str]:
@@ -188,18 +188,23 @@ def rendered(program: jinja2.Template, fields: Mapping[str, Any]) -> str:
     """What a compiled template makes of the fields.
 
     Raises:
-        jinja2.TemplateError: an unknown field, what the sandbox refuses, a loop over a text or too
-            many items, or many times as much text as the fields hold.
+        jinja2.TemplateError: an unknown field, what the sandbox refuses, a sum or filter that does
+            not fit its values, a loop over a text or too many items, or many times as much text as
+            the fields hold.
     """
     parts, length = [], 0
     most = _LEAST_BOUND
-    for part in program.generate(fields):
-        parts.append(part)
-        length += len(part)
-        if length > most:
-            most = _LEAST_BOUND + _MOST_COPIES * sum(len(str(value)) for value in fields.values())
+    try:
+        for part in program.generate(fields):
+            parts.append(part)
+            length += len(part)
             if length > most:
-                raise jinja2.TemplateRuntimeError(f"its text has more than {most:,} characters")
+                held = sum(len(str(value)) for value in fields.values())
+                most = _LEAST_BOUND + _MOST_COPIES * held
+                if length > most:
+                    raise jinja2.TemplateRuntimeError(f"its text has more than {most:,} characters")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from error
     return "".join(parts)
 
 

@@ -49,6 +49,23 @@ def test_a_folder_of_many_encodings(tmp_path):
     }
 
 
+TALE = "昔々あるところに、おじいさんとおばあさんが住んでいました。川で洗濯をしていました。\n"
+OFFICE = "内閣総理大臣が国会議員と会談した。経済産業省の担当者が庁舎で記者会見を開いた。\n"
+FILE = "ファイルを開く前に、コンピューターのアクセス権を確認してください。\n"
+SPRING = "春天來了，公園裡的花都開了。因為天氣很好，所以大家都出來散步。\n"
+KOREAN = "봄이 와서 공원의 꽃이 모두 피었습니다. 아이들은 풀밭에서 뛰어놉니다.\n"
+TWO_BYTES = [
+    *((text, encoding) for text in (TALE, OFFICE, FILE) for encoding in ("cp932", "euc_jp")),
+    *((SPRING, "big5"), (KOREAN, "cp949"), (CHINESE, "gb18030")),
+]
+
+
+@pytest.mark.parametrize(("text", "encoding"), TWO_BYTES)
+def test_two_byte_encodings_are_told_apart_by_their_common_characters(text, encoding):
+    # The bytes of one are often valid, rare characters of another.
+    assert encodings.encoding_of(text.encode(encoding), whole=True) == encoding
+
+
 def test_a_given_encoding_is_taken_at_its_word(tmp_path):
     (tmp_path / "a.txt").write_bytes("Café au lait, s'il vous plaît.".encode("latin-1"))
     (document,), _ = read("text", tmp_path, encoding="latin-1")

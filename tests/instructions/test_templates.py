@@ -218,9 +218,12 @@ def bank(tmp_path, text, style="terse"):
         "{{ ''.__class__ }}",
         "{{ input.format.__globals__ }}",
         "{% for x in unknown %}{% endfor %}",
+        "{{ input + 1 }}",
+        "{{ 1 - input }}",
+        "{{ input | length | join }}",
     ],
 )
-def test_unknown_fields_and_attributes_are_refused(tmp_path, text):
+def test_unknown_fields_attributes_and_misfits_are_refused(tmp_path, text):
     (template,) = bank(tmp_path, text)
     with pytest.raises(DataError, match=r"t\.toml: template t\.a: .*; fields: input, target_words"):
         template.render(Draft({"input": "x"}, target="y"))

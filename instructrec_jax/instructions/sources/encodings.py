@@ -3,7 +3,7 @@
 import codecs
 import re
 
-from charset_normalizer import CharsetMatch, from_bytes
+from charset_normalizer import from_bytes
 
 # A byte order mark decides. UTF-32 comes first: its mark begins with UTF-16's.
 _MARKS = (
@@ -18,13 +18,25 @@ _SINGLE_BYTE = (
     "cp1252", "cp1251", "cp1250", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
     "iso8859_2", "iso8859_5", "mac_cyrillic", "cp866",
 )  # fmt: skip
-_MULTI_BYTE = ("gb18030", "cp932", "euc_jp", "big5", "cp949")
+# Two-byte encodings, the most particular first, each with the narrower one that holds the common
+# characters of its languages alone, and their first bytes there: the rare ones of one encoding are
+# the common ones of another. Japanese is told from the others by its kana too.
+_MULTI_BYTE = {
+    "euc_jp": ("euc_jp", range(0xA1, 0xD0)),
+    "cp949": ("euc_kr", (0xA1, *range(0xB0, 0xC9))),
+    "cp932": ("shift_jis", range(0x81, 0x98)),
+    "big5": ("big5", range(0xA1, 0xC7)),
+    "gb18030": ("gb2312", (0xA1, 0xA3, *range(0xB0, 0xD8))),
+}
+_JAPANESE = ("euc_jp", "cp932")
+_KANA = re.compile(r"[\u3041-\u30fe]")
+_LEAST_COMMON, _LEAST_KANA = 0.9, 0.1
 # Encodings without a newline byte of their own: files in them are not read in parts.
 WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
 _SAMPLE_BYTES = 1 << 16
 # Confidence limits: "chaos" is the share of unlikely characters, "coherence" how well the letters'
-# frequencies fit a language. Coherence says little of Chinese, Japanese and Korean: there so many
-# characters that all fit are proof enough.
+# frequencies fit a language. It says little of Chinese, Japanese and Korean: there so many
+# characters, nearly all of them common ones, are proof enough.
 _MOST_CHAOS = 0.1
 _LEAST_COHERENCE = 0.2
 _LEAST_WIDE_CHARACTERS = 8
@@ -116,23 +128,35 @@ def _likeliest(data: bytes) -> str:
     if len(data) > len(sample):
         # Not to end inside a character.
         sample = sample[: sample.rfind(b"\n") + 1] or sample
-    matches = from_bytes(sample, cp_isolation=[*_SINGLE_BYTE, *_MULTI_BYTE])
-    likely = [match for match in matches if match.chaos <= _MOST_CHAOS and _is_sure(match)]
+    for name in _MULTI_BYTE:
+        if _is_common(sample, name):
+            return name
+    matches = from_bytes(sample, cp_isolation=list(_SINGLE_BYTE))
+    likely = [m for m in matches if m.chaos <= _MOST_CHAOS and m.coherence >= _LEAST_COHERENCE]
     if not likely:
         raise UndecodableError("uncertain_encoding", "give the option `encoding`")
-    order = [*_SINGLE_BYTE, *_MULTI_BYTE]
-    best = min(likely, key=lambda m: (m.chaos, -m.coherence, order.index(m.encoding)))
-    if best.encoding in _MULTI_BYTE:
-        return best.encoding
+    order = _SINGLE_BYTE.index
+    best = min(likely, key=lambda m: (m.chaos, -m.coherence, order(m.encoding)))
     close = [
         match.encoding
         for match in likely
         if match.chaos <= best.chaos + _SAME_CHAOS and match.coherence >= best.coherence
     ]
-    return min(close, key=order.index)
+    return min(close, key=order)
 
 
-def _is_sure(match: CharsetMatch) -> bool:
-    if match.encoding in _MULTI_BYTE:
-        return sum(ord(sign) > 0x7F for sign in str(match)) >= _LEAST_WIDE_CHARACTERS
-    return match.coherence >= _LEAST_COHERENCE
+def _is_common(sample: bytes, name: str) -> bool:
+    """Whether the bytes are text of common characters in that two-byte encoding."""
+    try:
+        wide = [sign for sign in sample.decode(name) if sign > "\x7f"]
+    except UnicodeDecodeError:
+        return False
+    narrow, first = _MULTI_BYTE[name]
+    coded = (sign.encode(narrow, "ignore") for sign in wide)
+    common = sum(len(pair) == 2 and pair[0] in first for pair in coded)
+    kana = sum(_KANA.match(sign) is not None for sign in wide)
+    return (
+        len(wide) >= _LEAST_WIDE_CHARACTERS
+        and common >= _LEAST_COMMON * len(wide)
+        and (name not in _JAPANESE or kana >= _LEAST_KANA * len(wide))
+    )
