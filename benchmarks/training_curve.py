@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
+from jax.sharding import AxisType, Mesh
 
 from instructrec_jax.data.pipeline import training_batches
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
@@ -84,8 +85,8 @@ def make_plan(file: Path, folder: Path, rows: int) -> PackingPlan:
     return PackingPlan(cache, PlanConfig(batch_size=rows, open_bins=8, **LENGTHS))
 
 
-def our_losses(plan: PackingPlan, steps: int) -> tuple[Any, Iterator[float]]:
-    """The first parameters, and the loss of each step on packed rows."""
+def our_losses(plan: PackingPlan, steps: int, devices: int) -> tuple[Any, Iterator[float]]:
+    """The first parameters, and the loss of each step on packed rows, divided over devices."""
     schedule = make_schedule(
         name="constant", learning_rate=LEARNING_RATE, warmup_steps=WARMUP_STEPS, steps=steps
     )
@@ -97,8 +98,11 @@ def our_losses(plan: PackingPlan, steps: int) -> tuple[Any, Iterator[float]]:
         weight_decay=WEIGHT_DECAY,
         decay=(".*/kernel", "token_embedder/embedding"),
     )
-    devices = jax.device_count()
-    mesh = sharding.make_mesh({"slice": 1, "data": devices, "fsdp": 1, "tensor": 1})
+    mesh = Mesh(
+        np.asarray(jax.devices()[:devices]).reshape(1, devices, 1, 1),
+        sharding.AXES,
+        axis_types=(AxisType.Auto,) * len(sharding.AXES),
+    )
     shardings = state_shardings(
         jax.eval_shape(lambda: initial_state(CONFIG, optimizer, seed=0)), mesh
     )
@@ -198,11 +202,13 @@ def _padded(rows: list[list[int]]) -> tuple[Any, Any]:
     return ids, mask
 
 
-def curves(folder: Path, *, steps: int, rows: int) -> Iterator[tuple[float, float, int]]:
+def curves(
+    folder: Path, *, steps: int, rows: int, devices: int
+) -> Iterator[tuple[float, float, int]]:
     """(our loss, torch's loss, examples) of each step."""
     examples = write_examples(folder / "examples.jsonl", 600)
     plan = make_plan(folder / "examples.jsonl", folder / "tokens", rows)
-    parameters, ours = our_losses(plan, steps)
+    parameters, ours = our_losses(plan, steps, devices)
     theirs = torch_losses(torch_model(parameters), plan, examples, steps)
     for step, (left, right) in enumerate(zip(ours, theirs, strict=True)):
         yield left, right, len(plan.example_ids(step))
@@ -214,7 +220,9 @@ def main(_: list[str]) -> None:
     largest = 0.0
     print("step  examples  here        torch       relative difference")
     with tempfile.TemporaryDirectory() as folder:
-        every = curves(Path(folder), steps=chosen.steps, rows=chosen.rows)
+        every = curves(
+            Path(folder), steps=chosen.steps, rows=chosen.rows, devices=jax.device_count()
+        )
         for step, (ours, theirs, count) in enumerate(every, start=1):
             difference = abs(ours - theirs) / abs(theirs)
             largest = max(largest, difference)

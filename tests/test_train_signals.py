@@ -26,8 +26,8 @@ SETTINGS = {
     "train.trackers": "()",
     "data.encoder_length": "32",
     "data.decoder_length": "16",
-    "tokenizer.vocabulary_size": "340",
-    "tokenizer.sentinels": "10",
+    "tokenizer.kind": "bytes",
+    "tokenizer.sentinels": "0",
     "checkpoint.every": "100",
     "evaluate.every": "100",
     "evaluate.examples": "0",
@@ -37,11 +37,11 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory) -> Path:
-    """Few train examples of two tasks, and validation examples for seconds of evaluation."""
+    """Few train examples of two tasks, and validation examples for many batches."""
     file = tmp_path_factory.mktemp("data") / "own.jsonl"
     words = ("red", "blue", "cat", "dog", "tree")
     with file.open("w") as lines:
-        for n in range(3_000):
+        for n in range(500):
             text = f"{words[n % 5]} {words[n * n % 5]} {n}"
             record = {
                 "id": f"example-{n}",

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from instructrec_jax.model.config import T5Config
+from instructrec_jax.model.t5 import init_parameters
 from instructrec_jax.training import sharding
 from instructrec_jax.training.optimizer import make_optimizer
 from instructrec_jax.training.step import (
@@ -28,7 +29,6 @@ CONFIG = T5Config(
     num_decoder_layers=2,
     activation_dtype="float32",
 )
-SETTINGS = StepSettings("sequences", 2, 0.0, 1e-4, 0, 0, 0.99)
 ROWS, ENCODER_LENGTH, DECODER_LENGTH = 16, 40, 24
 OPTIONS = {
     "adafactor": {"min_dim_size_to_factor": 8},
@@ -58,16 +58,15 @@ def placed(shapes, shardings):
     )
 
 
-def compiled_step(mesh):
-    """(state shardings that were asked for, the compiled step) of AdamW with averages."""
-    optimizer = optimizer_of("adamw")
-    shapes = jax.eval_shape(lambda: initial_state(CONFIG, optimizer, seed=0, ema=True))
+def compiled_step(mesh, optimizer, *, accumulation_steps, ema):
+    """(shapes and shardings of the state that were asked for, the compiled step)."""
+    shapes = jax.eval_shape(lambda: initial_state(CONFIG, optimizer, seed=0, ema=ema))
     shardings = state_shardings(shapes, mesh)
     step = make_train_step(
         config=CONFIG,
         optimizer=optimizer,
         schedule=optax.constant_schedule(0.1),
-        settings=SETTINGS,
+        settings=StepSettings("sequences", accumulation_steps, 0.0, 1e-4, 0, 0, 0.99),
         mesh=mesh,
         shardings=shardings,
         task_count=7,
@@ -99,7 +98,8 @@ def gathered(compiled):
 
 def test_nothing_is_whole_where_the_mesh_splits_it():
     mesh = sharding.make_mesh({"slice": 2, "data": 1, "fsdp": 2, "tensor": 2})
-    shapes, shardings, compiled = compiled_step(mesh)
+    adamw = optimizer_of("adamw")
+    shapes, shardings, compiled = compiled_step(mesh, adamw, accumulation_steps=2, ema=True)
     # Parameters, moments and averages come out as they go in, so that donation reuses their room.
     found, _ = compiled.output_shardings
     for (path, expected), place, leaf in zip(
@@ -131,7 +131,7 @@ def test_nothing_is_whole_where_the_mesh_splits_it():
 
 def test_tensor_parallelism_gathers_nothing():
     mesh = sharding.make_mesh({"slice": 1, "data": 1, "fsdp": 1, "tensor": 8})
-    *_, compiled = compiled_step(mesh)
+    *_, compiled = compiled_step(mesh, optax.sgd(0.1), accumulation_steps=1, ema=False)
     assert gathered(compiled) == set()
     assert "all-to-all" not in compiled.as_text()
 
@@ -140,7 +140,9 @@ def test_tensor_parallelism_gathers_nothing():
 def test_an_optimizers_steps_do_not_depend_on_the_mesh(name, tiny_config):
     optimizer = optimizer_of(name)
     mesh = sharding.make_mesh({"slice": 1, "data": 2, "fsdp": 2, "tensor": 2})
-    shapes = jax.eval_shape(lambda: initial_state(tiny_config, optimizer, seed=0)).trained
+    shapes = jax.eval_shape(lambda: init_parameters(tiny_config, jax.random.key(0)))
+    # The encoder and what is not in layers: the decoder's are mapped as the encoder's are.
+    shapes = {name: shapes[name] for name in ("token_embedder", "encoder", "lm_head")}
     random = np.random.default_rng(0)
     parameters, *gradients = (
         jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), shapes)
