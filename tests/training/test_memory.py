@@ -83,26 +83,23 @@ def test_the_prediction_is_near_xlas_plan(mesh, changes):
 
 
 def test_more_remat_and_smaller_pieces_take_less():
-    def activations(**changes):
-        return predicted(**changes).activations
+    mesh = sharding.make_mesh({"slice": 1, "data": 2, "fsdp": 2, "tensor": 2})
+    shapes = jax.eval_shape(lambda: initial_state(CONFIG, optax.sgd(0.1), seed=0))
+    shapes = jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
 
-    def predicted(*, rows=16, accumulation_steps=1, loss_chunk=0, **changes):
-        config = dataclasses.replace(CONFIG, **changes)
-        mesh = sharding.make_mesh({"slice": 1, "data": 2, "fsdp": 2, "tensor": 2})
-        shapes = jax.eval_shape(lambda: initial_state(config, optax.sgd(0.1), seed=0))
-        shapes = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            state_shardings(shapes, mesh),
-        )
+    def activations(*, rows=16, accumulation_steps=1, loss_chunk=0, **changes):
         return predicted_memory(
             shapes,
             batch_shapes(mesh, rows=rows, encoder_length=96, decoder_length=64, tasks=False),
-            model=config,
+            model=dataclasses.replace(CONFIG, **changes),
             settings=StepSettings("tokens", accumulation_steps, 0.0, 0.0, loss_chunk, 0),
             freezing=Freezing(),
             mesh=mesh,
-        )
+        ).activations
 
     none, full = activations(), activations(remat="full")
     assert none > 1.5 * activations(remat="projections") > 3 * full
