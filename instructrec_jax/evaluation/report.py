@@ -26,6 +26,7 @@ from instructrec_jax.evaluation.run_report import (
     training_cards,
 )
 from instructrec_jax.evaluation.samples import choose_samples, from_training, learning_journeys
+from instructrec_jax.evaluation.sensitivity import LEAST_DROP
 from instructrec_jax.evaluation.wording import (
     duration,
     few_text,
@@ -104,6 +105,7 @@ def render(
         floors=floors_of(metrics) if metrics is not None else (),
         primary=METRIC_BY_NAME[_primary(metrics)],
         variants=VARIANTS,
+        least_drop=LEAST_DROP,
         length_kinds=LENGTHS,
         **_errors(metrics),
         few_examples=FEW,

@@ -159,6 +159,8 @@ class Variant:
     """A change of the instruction, and what it means where the figure falls or does not.
 
     `decides`: a model whose figure does not fall under it takes no notice of its instruction.
+    Taking an instruction back adds a sentence, and any added words move a model that reads none:
+    it decides only where an example has nothing apart from its instruction.
     """
 
     name: str
@@ -216,6 +218,6 @@ VARIANTS: tuple[Variant, ...] = (
         change=contradicted,
         when_falling=FOLLOWS,
         when_not=IGNORES,
-        decides=True,
+        decides=False,
     ),
 )

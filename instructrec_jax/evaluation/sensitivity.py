@@ -2,8 +2,12 @@
 
 The same inputs are answered under changed instructions (rewording.py). The answers are judged as if
 nothing had changed, and the drop of the primary metric has a paired bootstrap interval. A model
-that reads its instruction falls where that is removed, another task's or taken back; a model whose
-drop's interval holds 0 takes no notice of it, however good its figures are.
+that reads its instruction falls both where that is removed and where it is another task's; one
+whose figure stays takes no notice of it, however good its figures are. Both are asked for, so the
+number of changes gives chance no further tries (an intersection-union test: Berger, 1982,
+"Multiparameter Hypothesis Testing and Acceptance Sampling"). And both must be large enough to
+matter: other words in front of an input change even the noise that an untrained model writes, by
+a point or two that any number of examples only makes more certain.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +38,8 @@ from instructrec_jax.evaluation.significance import (
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
+# Smallest drop of the primary metric, from 0 to 1, that counts as reading the instruction.
+LEAST_DROP = 0.05
 BETTER_WITHOUT = "better without it"
 # Changed examples and the name of the stage, for the progress bar, to outputs.
 Respond = Callable[[Sequence[InstructionExample], str], Sequence[str]]
@@ -193,26 +199,27 @@ def _row(variant: Variant, compared: Sequence[_Compared], *, primary: str) -> di
 
 
 def _verdict(variant: Variant, drop: Difference, examples: int) -> str:
-    if drop.low > 0:
-        verdict = variant.when_falling
-    elif drop.high >= 0:
-        verdict = variant.when_not
-    else:
+    if drop.high < 0:
         verdict = BETTER_WITHOUT
+    else:
+        verdict = variant.when_falling if _falls(variant, asdict(drop)) else variant.when_not
     return f"{verdict} (few)" if examples < FEW else verdict
 
 
+def _falls(variant: Variant, drop: Mapping[str, float]) -> bool:
+    least = LEAST_DROP if variant.when_not == IGNORES else 0.0
+    return drop["low"] > 0 and drop["value"] >= least
+
+
 def overall_verdict(variants: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the changes that decide say together: "follows" where the figure falls under any."""
-    deciding = [
-        variants[variant.name]
-        for variant in VARIANTS
-        if variant.decides and variant.name in variants
-    ]
+    """What the changes say together: "follows" where the figure falls under all that decide."""
+    telling = [each for each in VARIANTS if each.name in variants and each.when_not == IGNORES]
+    deciding = [each for each in telling if each.decides] or telling
     if not deciding:
         return "nothing to change"
-    few = " (few)" if all(each["examples"] < FEW for each in deciding) else ""
-    return (FOLLOWS if any(each["drop"]["low"] > 0 for each in deciding) else IGNORES) + few
+    rows = [(each, variants[each.name]) for each in deciding]
+    few = " (few)" if all(row["examples"] < FEW for _, row in rows) else ""
+    return (FOLLOWS if all(_falls(each, row["drop"]) for each, row in rows) else IGNORES) + few
 
 
 def _is_denial(output: str) -> bool:

@@ -13,7 +13,7 @@ from instructrec_jax.evaluation.rewording import (
     removed,
     shuffled,
 )
-from instructrec_jax.evaluation.sensitivity import measure_sensitivity
+from instructrec_jax.evaluation.sensitivity import measure_sensitivity, overall_verdict
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
@@ -78,6 +78,36 @@ def test_chance_is_not_taken_for_reading():
     row = measured(model).figures["tasks"]["upper"]["variants"]["another_task"]
     assert row["drop"]["low"] < 0 < row["drop"]["high"]
     assert row["verdict"] == "ignores its instruction"
+
+
+def test_words_in_front_of_an_input_are_not_an_instruction_that_is_read():
+    # Falls where the instruction is missing, and so far from any other's: whatever it says.
+    figures = measured(lambda instruction, word: word.upper() if instruction else "?").figures
+    upper = figures["tasks"]["upper"]
+    assert upper["variants"]["removed"]["verdict"] == "follows"
+    assert upper["verdict"] == figures["verdict"] == "ignores its instruction"
+
+
+@pytest.mark.parametrize(
+    ("removed_drop", "other_drop", "verdict"),
+    [
+        (0.02, 0.01, "ignores its instruction"),  # as an untrained model's, with any certainty
+        (0.4, 0.02, "ignores its instruction"),
+        (0.4, 0.3, "follows"),
+    ],
+)
+def test_both_drops_must_be_large_enough_to_matter(removed_drop, other_drop, verdict):
+    def row(value):
+        return {"examples": 100, "drop": {"value": value, "low": 0.9 * value, "high": 2 * value}}
+
+    variants = {
+        "removed": row(removed_drop),
+        "another_task": row(other_drop),
+        "contradicted": row(0.5),
+    }
+    assert overall_verdict(variants) == verdict
+    assert overall_verdict({"contradicted": row(0.5)}) == "follows"
+    assert overall_verdict({"shuffled": row(0.5)}) == "nothing to change"
 
 
 def test_a_model_that_reads_its_instruction():
