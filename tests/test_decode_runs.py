@@ -34,7 +34,14 @@ def questions(tmp_path_factory):
 
 
 def program(run, *arguments, devices=1):
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    # What one program compiled, the next one of this file reads.
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(run / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "instructrec_jax.decode", f"--checkpoint={run}", *arguments]
     pipe = subprocess.PIPE
