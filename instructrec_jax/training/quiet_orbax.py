@@ -31,3 +31,4 @@ def quiet_orbax() -> None:
     absl_logging.get_absl_logger().addFilter(wanted)
     # "Task exception was never retrieved"
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
