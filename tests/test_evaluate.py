@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from tiny_model import DECODER_LENGTH, write_dataset, write_run
 
-from instructrec_jax import evaluate
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.evaluation import prediction
 from instructrec_jax.evaluation.pipeline import evaluate_checkpoint, is_current
@@ -398,32 +395,28 @@ def test_user_errors(evaluated, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_exit_codes():
-    process = run_binary("--checkpoint=x", "--dataset=no.jsonl", "--output=y")
-    assert process.returncode == 3
-    assert process.stderr.startswith("error: no.jsonl")
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["--dataset=x", "--output=y"], 2, "error: --checkpoint is missing\n"),
+        (["--checkpoint=x", "--dataset=no.jsonl", "--output=y"], 3, "error: no.jsonl"),
+    ],
+)
+def test_exit_codes(arguments, exit_code, words):
+    process = run_binary(*arguments)
+    assert process.returncode == exit_code
+    assert process.stderr.startswith(words)
     assert process.stderr.count("\n") == 1
 
 
-def run_main(**values):
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**values):
-        evaluate.main()
-
-
-def test_a_missing_flag():
-    with pytest.raises(ConfigError, match="^--checkpoint is missing$"):
-        run_main(dataset="x", output="y")
-
-
-def test_comparing(evaluated, tmp_path, capsys):
+def test_comparing_by_the_binary(evaluated, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(evaluated.output, other)
-    run_main(compare=[str(evaluated.output), str(other)], output=str(tmp_path / "out"))
-    words = capsys.readouterr().err
-    assert "examples in common: 8" in words
-    assert "no difference shown" in words
+    process = run_binary(f"--compare={evaluated.output},{other}", f"--output={tmp_path / 'out'}")
+    assert process.returncode == 0, process.stderr
+    assert "examples in common: 8" in process.stderr
+    assert "no difference shown" in process.stderr
     assert (tmp_path / "out" / "comparison.html").is_file()
-    with pytest.raises(ConfigError, match="^--dataset has no meaning with --compare$"):
-        run_main(compare=["x", "y"], dataset="z", output="o")
+    process = run_binary("--compare=x,y", "--dataset=z", "--output=o")
+    assert process.stderr == "error: --dataset has no meaning with --compare\n"
+    assert process.returncode == 2
