@@ -22,9 +22,10 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
     path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    # Of one length class: each more is compiled for every batch size and mesh.
     lines = [
         json.dumps(
-            {"id": f"q{n}", "instruction": f"Do add: {n} and {n * 7}", "options": ["a", "bc"]}
+            {"id": f"q{n}", "instruction": f"Do add: {n:03} and {n * 7:04}", "options": ["a", "bc"]}
         )
         for n in range(LINES)
     ]
