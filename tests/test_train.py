@@ -266,6 +266,7 @@ def test_all_config_problems_come_at_once(dataset, tmp_path):
                 "train.batch_size": "12",
                 "train.objective": "sequence",
                 "optimizer.schedule": "cosin",
+                "optimizer.name": "adamm",
                 "model.name": "tinny",
                 "mesh.tensor": "3",
                 "data.open_bins": "0",
@@ -277,6 +278,7 @@ def test_all_config_problems_come_at_once(dataset, tmp_path):
     for words in (
         "'sequences'",
         "'cosine'",
+        "optimizer.name=adamm",
         "tiny",
         "mesh.tensor=3",
         "data.open_bins=0",

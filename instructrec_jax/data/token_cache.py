@@ -24,7 +24,7 @@ import numpy as np
 
 from instructrec_jax.data.token_cache_writer import ARRAYS, INFO_FILE, POLICIES, write_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer
-from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.errors import ConfigError, DataError, nearest
 from instructrec_jax.instructions.demonstrations import FewShot, Pools
 from instructrec_jax.instructions.example import TRAIN, Demonstration, InstructionExample
 from instructrec_jax.instructions.reading import (
@@ -162,7 +162,8 @@ def open_token_cache(
 def _check_policy(over_length: str) -> None:
     if over_length not in POLICIES:
         raise ConfigError(
-            f"data.over_length is {over_length!r}: choose one of {', '.join(POLICIES)}"
+            f"data.over_length={over_length}: not one of {', '.join(POLICIES)}"
+            f"{nearest(over_length, POLICIES)}"
         )
 
 

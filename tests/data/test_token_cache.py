@@ -261,7 +261,7 @@ def test_over_length_can_be_an_error_that_names_the_example(dataset, tokenizer):
     write(dataset, [*RECORDS, {**RECORDS[0], "id": "long", "input": "1 + " * 100}])
     with pytest.raises(DataError, match=r"example long has \d+ encoder and \d+ decoder tokens"):
         open_cache(dataset, tokenizer, over_length="error")
-    with pytest.raises(ConfigError, match="data.over_length is 'cut'"):
+    with pytest.raises(ConfigError, match="data.over_length=cut"):
         open_cache(dataset, tokenizer, over_length="cut")
 
 
