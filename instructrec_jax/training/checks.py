@@ -152,6 +152,32 @@ def check(config: ConfigDict, *, device_count: int) -> None:
         value = _get(config, key)
         if not math.isfinite(value) or value < least:
             problems.append(f"{key}={value}: must be at least {least:g}")
+    for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
+        if _get(config, key) >= 1:
+            problems.append(f"{key}={_get(config, key)}: must be below 1")
+    if not -(2**63) <= config.seed < 2**63:
+        problems.append(f"seed={config.seed}: must fit 64 bits")
+    problems.extend(_choice_problems(config))
+    problems.extend(_source_problems(config))
+    problems.extend(_data_problems(config))
+    problems.extend(_schedule_problems(config))
+    problems.extend(_checkpoint_problems(config))
+    _collect(problems, lambda: _check_optimizer(config))
+    _collect(problems, lambda: _check_mesh(config, device_count))
+    if config.model.name:
+        # Any vocabulary will do: it is rounded up to a multiple of 128 later.
+        _collect(
+            problems,
+            lambda: check_model(
+                config, model_config(config, vocabulary_size=1024), device_count=device_count
+            ),
+        )
+    if problems:
+        raise ConfigError("\n  ".join(["the configuration cannot be used:", *problems]))
+
+
+def _choice_problems(config: ConfigDict) -> list[str]:
+    problems: list[str] = []
     _choice(problems, "train.objective", config.train.objective, OBJECTIVES)
     _choice(problems, "optimizer.schedule", config.optimizer.schedule, SCHEDULES)
     _choice(problems, "data.over_length", config.data.over_length, POLICIES)
@@ -162,6 +188,12 @@ def check(config: ConfigDict, *, device_count: int) -> None:
         _choice(problems, "train.trackers", name, TRACKERS)
         if name in TRACKERS and (problem := tracker_problem(name)):
             problems.append(problem)
+    return problems
+
+
+def _source_problems(config: ConfigDict) -> list[str]:
+    """Where a run's model and tokenizer come from, and its folders."""
+    problems = []
     if config.tokenizer.path and config.tokenizer.kind != TOKENIZER_KINDS[0]:
         problems.append(
             f"tokenizer.kind={config.tokenizer.kind} needs no tokenizer.path; leave one of them"
@@ -179,39 +211,25 @@ def check(config: ConfigDict, *, device_count: int) -> None:
                 "optimizer.freeze and lora.rank exclude each other: with LoRA all but the adapters "
                 "is frozen; lora.targets chooses where they are"
             )
-    problems.extend(_schedule_problems(config))
-    problems.extend(_checkpoint_problems(config))
-    for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
-        if _get(config, key) >= 1:
-            problems.append(f"{key}={_get(config, key)}: must be below 1")
-    if config.data.demonstrations > 1:
-        problems.append(f"data.demonstrations={config.data.demonstrations}: above 1, all examples")
+    if not config.model.name and not config.init:
+        problems.append("model.name is empty: name an architecture, or give --init=DIR")
     for key in ("workdir", "dataset", "init"):
         if "://" in config[key]:
             problems.append(f"{key}={config[key]}: give a folder; mount the bucket as one first")
         if not config[key].strip() and key != "init":
             problems.append(f"{key} is empty: give a folder")
-    if not -(2**63) <= config.seed < 2**63:
-        problems.append(f"seed={config.seed}: must fit 64 bits")
+    return problems
+
+
+def _data_problems(config: ConfigDict) -> list[str]:
+    problems = []
+    if config.data.demonstrations > 1:
+        problems.append(f"data.demonstrations={config.data.demonstrations}: above 1, all examples")
     for task, rate in config.data.mixture_rates.items():
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
             problems.append(f"data.mixture_rates.{task}={rate}: must be a number of 0 or more")
     _collect(problems, lambda: schedule_of(config.data.mixture_schedule))
-    if not problems:
-        _collect(problems, lambda: _check_optimizer(config))
-    _collect(problems, lambda: _check_mesh(config, device_count))
-    if config.model.name:
-        # Any vocabulary will do: it is rounded up to a multiple of 128 later.
-        _collect(
-            problems,
-            lambda: check_model(
-                config, model_config(config, vocabulary_size=1024), device_count=device_count
-            ),
-        )
-    elif not config.init:
-        problems.append("model.name is empty: name an architecture, or give --init=DIR")
-    if problems:
-        raise ConfigError("\n  ".join(["the configuration cannot be used:", *problems]))
+    return problems
 
 
 def _schedule_problems(config: ConfigDict) -> list[str]:
@@ -275,7 +293,15 @@ def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
-    optimizer, _ = optimizer_and_schedule(config)
+    # Under a constant learning rate: what is wrong with the schedule is told as such.
+    optimizer = make_optimizer(
+        name=config.optimizer.name,
+        options=config.optimizer.options.to_dict(),
+        schedule=optax.constant_schedule(1.0),
+        clip_norm=max(config.optimizer.clip_norm, 0.0),
+        weight_decay=max(config.optimizer.weight_decay, 0.0),
+        decay=tuple(config.optimizer.decay),
+    )
     layers = {"layers": {"kernel": jax.ShapeDtypeStruct((2, 8, 8), "float32")}}
     shapes = {"encoder": layers, "decoder": layers, "lm_head": layers["layers"]}
     try:
