@@ -15,7 +15,7 @@ from typing import Any
 
 from instructrec_jax.errors import DataError
 from instructrec_jax.evaluation.code_checks import Check
-from instructrec_jax.evaluation.guarded_code import code_of, holding, parsed
+from instructrec_jax.evaluation.guarded_code import code_of, holding_for, parsed
 from instructrec_jax.instructions.example import Demonstration, InstructionExample
 from instructrec_jax.instructions.reading import read_examples
 
@@ -270,8 +270,16 @@ def _completion_check(prompt: str, test: str, entry_point: str) -> Check:
             code = code[
                 : min((at for stop in _STOPS if (at := code.find(stop)) >= 0), default=None)
             ]
-        program = f"{prompt}{code}\n\n{test}\n"
-        return all(holding(sandbox, program, [f"check({entry_point})"]))
+        return all(
+            holding_for(
+                sandbox,
+                f"{prompt}{code}\n",
+                [f"check({entry_point})"],
+                names=[entry_point],
+                tests=test,
+                helpers=f"{prompt}\n    pass\n",
+            )
+        )
 
     return check
 

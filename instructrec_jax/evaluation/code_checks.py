@@ -20,6 +20,7 @@ from instructrec_jax.evaluation.guarded_code import (
     assertions_of,
     code_of,
     holding,
+    holding_for,
     outcomes,
     parsed,
 )
@@ -69,10 +70,13 @@ def _material(example: InstructionExample) -> str:
 
 
 def _repair(example: InstructionExample) -> Check | None:
-    _, _, assertion = _material(example).rpartition("\n\n")
-    if assertions_of(assertion) is None:
+    listing, _, assertion = _material(example).rpartition("\n\n")
+    names = functions_of(listing)
+    if assertions_of(assertion) is None or not names:
         return None
-    return lambda sandbox, output: all(holding(sandbox, code_of(output), [assertion]))
+    return lambda sandbox, output: all(
+        holding_for(sandbox, code_of(output), [assertion], names=names)
+    )
 
 
 def _tests(example: InstructionExample) -> Check | None:
@@ -124,6 +128,8 @@ def _exposing(example: InstructionExample) -> Check | None:
         if not _is_call(call) or said[0] == said[2]:
             return False
         given = [outcomes(sandbox, version, [call])[0] for version in versions]
+        if given[0] == given[1]:
+            return False  # Two ways to write one value expose nothing.
         return all(
             _same(outcome.text, claim)
             if outcome.kind == "ok"
@@ -136,12 +142,14 @@ def _exposing(example: InstructionExample) -> Check | None:
 
 def _input(example: InstructionExample) -> Check | None:
     function, result, value = _material(example).rpartition("\n\nResult: ")
-    if not result or not _is_literal(value):
+    names = functions_of(function)
+    if not result or not _is_literal(value) or not names:
         return None
 
     def check(sandbox: Sandbox, output: str) -> bool:
         call = code_of(output).strip()
-        if not _is_call(call):
+        # A call of something else, `int(6)`, gives any value.
+        if not _is_call(call) or call.partition("(")[0].strip() not in names:
             return False
         (given,) = outcomes(sandbox, function, [call])
         return given.kind == "ok" and _same(given.text, value)
@@ -157,11 +165,20 @@ def _body(example: InstructionExample) -> Check | None:
     assertions = doctest_assertions(ast.get_docstring(tree.body[-1]) or "")
     if not assertions:
         return None
+    names = functions_of(header)
 
     def check(sandbox: Sandbox, output: str) -> bool:
-        return all(holding(sandbox, f"{header}\n{code_of(output)}", assertions))
+        body = f"{header}\n{code_of(output)}"
+        return all(holding_for(sandbox, body, assertions, names=names))
 
     return check
+
+
+def functions_of(source: str) -> list[str]:
+    """Names of the functions that a source defines; [] where it is no Python."""
+    tree = parsed(source)
+    body = tree.body if tree is not None else []
+    return list(dict.fromkeys(each.name for each in body if isinstance(each, ast.FunctionDef)))
 
 
 def doctest_assertions(docstring: str) -> list[str]:

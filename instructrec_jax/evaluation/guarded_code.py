@@ -2,8 +2,14 @@
 
 The guarded process (instructions/sandbox.py) has no import statement and a short list of builtins
 and modules. Code for it is therefore rewritten: imports of those modules become names, annotations
-go, and anything that reaches for private attributes or other modules is refused before it runs.
-Classes, files and `print` are missing there: code that needs them fails.
+go, and anything that reaches for private attributes, frames or other modules, or that sets an
+attribute, is refused before it runs. Classes, files and `print` are missing there: code that needs
+them fails.
+
+The process keeps code from doing harm. That it cannot talk its judge round is this module's work:
+tests of an answer (`holding_for`) see none of its names but the functions that they call, and what
+these return reaches the tests as plain numbers, texts and containers. So no renamed `abs`, no
+object that equals everything and no look at the tests makes a wrong answer pass.
 """
 
 import ast
@@ -17,7 +23,48 @@ from instructrec_jax.instructions.sandbox import ALLOWED_MODULES
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # Imported for annotations alone, which are taken out.
 _ANNOTATING = frozenset({"typing", "__future__", "collections.abc"})
-_CHECKER = "check_under_guard"
+_UNDER_GUARD = "_under_guard"
+_CHECKER = f"check{_UNDER_GUARD}"
+# Attributes by which code reaches frames (of generators, tracebacks), classes and their attributes.
+_FRAMES = ("_", "gi_", "cr_", "ag_", "tb_", "f_", "co_")
+_REFUSED_ATTRIBUTES = frozenset({"mro", "update_wrapper", "wraps", "format_map"})
+# A field of a text to be formatted that reads an attribute.
+_READING_FIELD = re.compile(r"\{[^{}:!]*\.")
+# What an answer's functions return, made anew of Python's own types: whatever a subclass overrides
+# is not asked. Anything else ends in a TypeError.
+_JUDGE = """
+def plain_under_guard(value):
+    if value is None or value is True or value is False:
+        return value
+    for kind in (int, float, complex):
+        if isinstance(value, kind):
+            return kind.__pos__(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bytes):
+        return bytes.__add__(b"", value)
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind([plain_under_guard(each) for each in kind.__iter__(value)])
+    return {
+        plain_under_guard(key): plain_under_guard(each) for key, each in dict.items(value)
+    }
+
+
+def facing_under_guard(function):
+    return lambda *given, **named: plain_under_guard(function(*given, **named))
+
+
+def answer_under_guard():
+    pass
+
+
+answered_under_guard = answer_under_guard()
+
+
+def check_under_guard(number):
+    pass
+"""
 
 
 def code_of(output: str) -> str:
@@ -58,30 +105,138 @@ def holding(sandbox: Sandbox, source: str, statements: Sequence[str]) -> list[bo
     return [outcome == Outcome("ok", "1") for outcome in _run(sandbox, source, bodies)]
 
 
-def _run(sandbox: Sandbox, source: str, bodies: Sequence[str]) -> list[Outcome]:
-    refused = [Outcome("refused", "")] * len(bodies)
-    lines = [source, f"def {_CHECKER}(number):", "    pass"]
-    for number, body in enumerate(bodies):
-        lines.append(f"    if number == {number}:")
-        lines += [f"        {line}" for line in body.splitlines()]
-    tree = parsed("\n".join(lines))
-    if tree is None or not bodies:
-        return refused
+def holding_for(
+    sandbox: Sandbox,
+    answer: str,
+    statements: Sequence[str],
+    *,
+    names: Sequence[str],
+    tests: str = "",
+    helpers: str = "",
+) -> list[bool]:
+    """Which of the statements run without an error for the functions `names` of an answer.
+
+    Args:
+        sandbox: guarded processes.
+        answer: source that defines the functions; not trusted.
+        statements: what must hold; trusted, as the next two are.
+        names: functions of the answer that the tests may call.
+        tests: source that runs before each statement and sees the functions.
+        helpers: source that the tests may use.
+    """
+    failed = [False] * len(statements)
+    parts = [parsed(source) for source in (answer, tests, helpers, *statements)]
+    if not statements or any(part is None or not _compiles(part) for part in parts):
+        return failed
     rewriting = _Rewriting()
     try:
-        code = ast.unparse(ast.fix_missing_locations(rewriting.visit(tree)))
+        bodies = [rewriting.visit(part).body for part in parts if part is not None]
     except (_Refused, RecursionError):
-        return refused
+        return failed
+    return _held(sandbox, _judged_program(*bodies, names=names), rewriting.modules, len(statements))
+
+
+def _judged_program(
+    answer: list[ast.stmt],
+    tests: list[ast.stmt],
+    helpers: list[ast.stmt],
+    *statements: list[ast.stmt],
+    names: Sequence[str],
+) -> ast.Module:
+    """Helpers in the module, the answer in one function of it, its tests in another."""
+    judge = ast.parse(_JUDGE)
+    *_, answering, _, checking = judge.body
+    assert isinstance(answering, ast.FunctionDef) and isinstance(checking, ast.FunctionDef)
+    given = f"return ({''.join(f'{name}, ' for name in names)})"
+    # What is global to the answer is this function's: the module's names stay the tests' own.
+    answering.body = [*_nonlocal(answer), *ast.parse(given).body]
+    taken = [
+        f"{name} = facing_under_guard(answered_under_guard[{place}])"
+        for place, name in enumerate(names)
+    ]
+    checking.body = [*ast.parse("\n".join(taken)).body, *tests]
+    for number, statement in enumerate(statements):
+        test = ast.parse(f"number == {number}", mode="eval").body
+        checking.body.append(ast.If(test, [*statement, *ast.parse("return 1").body], []))
+    return ast.Module([*helpers, *judge.body], [])
+
+
+def _nonlocal(body: list[ast.stmt]) -> list[ast.stmt]:
+    return [_Nonlocal().visit(statement) for statement in body]
+
+
+class _Nonlocal(ast.NodeTransformer):
+    """`global x` to `nonlocal x`."""
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:
+        """The function around all of the answer is its module."""
+        return ast.Nonlocal(node.names)
+
+
+def _compiles(tree: ast.Module) -> bool:
+    """Whether it would be a module as it is: one without `return`, say."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compile(tree, "<answer>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _held(sandbox: Sandbox, program: ast.Module, modules: set[str], count: int) -> list[bool]:
+    try:
+        code = ast.unparse(ast.fix_missing_locations(program))
+    except RecursionError:
+        return [False] * count
+    return [outcome == Outcome("ok", "1") for outcome in _called(sandbox, code, modules, count)]
+
+
+def _called(sandbox: Sandbox, code: str, modules: set[str], count: int) -> list[Outcome]:
     return sandbox.run(
         code,
         name=_CHECKER,
-        arguments=[f"({number},)" for number in range(len(bodies))],
-        modules=tuple(sorted(rewriting.modules)),
+        arguments=[f"({number},)" for number in range(count)],
+        modules=tuple(sorted(modules)),
     )
+
+
+def _run(sandbox: Sandbox, source: str, bodies: Sequence[str]) -> list[Outcome]:
+    refused = [Outcome("refused", "")] * len(bodies)
+    parts = [parsed(source), *map(parsed, bodies)]
+    if not bodies or any(part is None for part in parts):
+        return refused
+    rewriting = _Rewriting()
+    checker = ast.parse(f"def {_CHECKER}(number):\n    pass").body[0]
+    assert isinstance(checker, ast.FunctionDef)
+    try:
+        module, *checks = [rewriting.visit(part).body for part in parts if part is not None]
+        for number, body in enumerate(checks):
+            test = ast.parse(f"number == {number}", mode="eval").body
+            checker.body.append(ast.If(test, body, []))
+        code = ast.unparse(ast.fix_missing_locations(ast.Module([*module, checker], [])))
+    except (_Refused, RecursionError):
+        return refused
+    return _called(sandbox, code, rewriting.modules, len(bodies))
 
 
 class _Refused(Exception):
     """The code reaches for something that the guarded process does not give."""
+
+
+def _check_attribute(name: str, context: ast.expr_context) -> None:
+    """Raise `_Refused` for what reaches frames and classes, and for every attribute that is set."""
+    if name.startswith(_FRAMES) or name in _REFUSED_ATTRIBUTES or not isinstance(context, ast.Load):
+        raise _Refused(name)
+
+
+def _is_harmless_format(receiver: ast.expr) -> bool:
+    """Whether this is a text, known before anything runs, none of whose fields reads attributes."""
+    return (
+        isinstance(receiver, ast.Constant)
+        and isinstance(receiver.value, str)
+        and _READING_FIELD.search(receiver.value) is None
+    )
 
 
 class _Rewriting(ast.NodeTransformer):
@@ -105,8 +260,9 @@ class _Rewriting(ast.NodeTransformer):
         for module, name, attribute in names:
             if module in _ANNOTATING:
                 continue
-            if module not in ALLOWED_MODULES or (attribute or "x").startswith(("_", "*")):
+            if module not in ALLOWED_MODULES or attribute == "*":
                 raise _Refused(module)
+            _check_attribute(attribute or "", ast.Load())
             self.modules.add(module)
             value: ast.expr = ast.Name(module, ast.Load())
             if attribute is not None:
@@ -116,14 +272,21 @@ class _Rewriting(ast.NodeTransformer):
         return statements
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        """Private attributes are the way out of Python's own guard."""
-        if node.attr.startswith("_"):
+        """Private attributes are the way out of Python's own guard; `format` reads any."""
+        _check_attribute(node.attr, node.ctx)
+        if node.attr == "format" and not _is_harmless_format(node.value):
             raise _Refused(node.attr)
         return self.generic_visit(node)
 
+    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
+        """A pattern reads attributes too."""
+        for name in node.kwd_attrs:
+            _check_attribute(name, ast.Load())
+        return self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """So are the names with two underscores."""
-        if node.id.startswith("__"):
+        """So are the names with two underscores; those of the judge are its own."""
+        if node.id.startswith("__") or node.id.endswith(_UNDER_GUARD):
             raise _Refused(node.id)
         return node
 

@@ -3,7 +3,13 @@
 import pytest
 
 from instructrec_jax.evaluation.code_checks import CHECKS, checks_of, doctest_assertions, passes
-from instructrec_jax.evaluation.guarded_code import assertions_of, code_of, holding, outcomes
+from instructrec_jax.evaluation.guarded_code import (
+    assertions_of,
+    code_of,
+    holding,
+    holding_for,
+    outcomes,
+)
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.execution import Sandbox
 
@@ -36,6 +42,7 @@ CASES = {
         [
             "add(1, 2) gives -1 before and -1 after.",
             "add(5, 1) gives 6 before and 6 after.",
+            "add(1, 2) gives -1 before and -1.0 after.",
             "add(5, add(1, 1)) gives 5 before and 0 after.",
             "?",
         ],
@@ -44,7 +51,7 @@ CASES = {
         f"{RIGHT}\n\nResult: 6",
         "add(4, 2)",
         ["add(b=1, a=5)"],
-        ["add(1, 2)", "6", "len('abcdef') and 6"],
+        ["add(1, 2)", "6", "len('abcdef') and 6", "int(6)"],
     ),
     "write_body": (
         'def add(a, b):\n    """Add.\n\n    >>> add(1, 2)\n    3\n    """',
@@ -111,6 +118,70 @@ def test_hostile_code_is_refused_or_ends(sandbox, tmp_path):
         assert not mark.exists()
     (outcome,) = outcomes(sandbox, "def f():\n    while True:\n        pass", ["f()"])
     assert outcome.kind == "steps"
+
+
+# Wrong answers that would pass if the tests believed what they are given.
+EQUAL_TO_ALL = """
+import collections, functools
+trick = functools.cached_property(lambda item: lambda *given: True)
+trick.attrname = "__eq__"
+collections.UserDict.trick = trick
+collections.UserDict().trick
+functools.update_wrapper(
+    collections.UserDict, collections.UserDict(), assigned=("__eq__",), updated=()
+)
+def f(x): return collections.UserDict()
+"""
+FORGING = """
+def running():
+    yield itself.gi_frame.f_back
+itself = running()
+frame = next(itself)
+while frame is not None:
+    if "send" in frame.f_locals:
+        frame.f_locals["send"](frame.f_locals["write"], b'[["ok", "1"]]\\n')
+    if "leave" in frame.f_locals:
+        frame.f_locals["leave"](0)
+    frame = frame.f_back
+def f(x): return 0
+"""
+FAKES = {
+    "a builtin of the tests, renamed": "def abs(x): return 0\ndef f(x): return 9.0",
+    "the same, globally": "abs = 1\ndef f(x):\n    global abs\n    abs = len\n    return ''",
+    "an object that equals everything": EQUAL_TO_ALL,
+    "a subclass of int that does": "import re\nF = re.RegexFlag.mro()[-2]\n"
+    "X = F('X', {'__eq__': lambda *a: True, 'A': 1}, type=int)\ndef f(x): return X.A",
+    "an answer written into the pipe": FORGING,
+    "frames by a pattern": FORGING.replace(
+        "yield itself.gi_frame.f_back",
+        "match itself:\n        case anything(gi_frame=held): yield held",
+    ),
+    "frames by a text": "def f(x): return len('{0.gi_frame}'.format(x for x in x))",
+    "the same, put together": "def f(x): return int(('{0.gi' + '_frame}').format(2))",
+    "the check by its name": "def f(x): return check_under_guard(0)",
+    "an end without an error": "def f(x):\n    return 3\nreturn (f,)",
+}
+
+
+@pytest.mark.parametrize("answer", FAKES.values(), ids=FAKES.keys())
+def test_a_faked_success_does_not_pass(answer, sandbox):
+    statement = "assert abs(f(2) - 3) < 0.1 or f(2) == 3"
+    assert holding_for(sandbox, answer, [statement], names=["f"]) == [False]
+
+
+def test_honest_answers_keep_their_globals_and_containers(sandbox):
+    answer = (
+        "from collections import Counter, defaultdict\nseen = 0\n"
+        "def f(x):\n    global seen\n    seen += 1\n"
+        "    found = defaultdict(list)\n    found['{:.1f}'.format(x)].append((x, {x}, b'', True))\n"
+        "    return found\n"
+        "def g(x): return 0 if x == 0 else seen + g(x - 1) + Counter('a')['a']\n"
+    )
+    statements = ["assert f(2) == {'2.0': [(2, {2}, b'', True)]}", "assert g(2) == 2 + limit()"]
+    held = holding_for(
+        sandbox, answer, statements, names=["f", "g"], helpers="def limit(): return 2"
+    )
+    assert held == [True, True]
 
 
 def test_honest_imports_and_annotations(sandbox):
