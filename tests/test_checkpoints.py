@@ -45,6 +45,8 @@ def test_list_verify_export_and_prune(folder, tmp_path):
     verified = call("verify", f"--run={folder}")
     assert verified.returncode == 4
     assert verified.stderr.splitlines()[-1].endswith("checkpoints: 1 damaged: 20")
+    assert "Traceback" not in verified.stderr
+    assert len(verified.stderr.splitlines()) == 3, verified.stderr
 
     exported = call("export", str(folder), "newest", f"--target={tmp_path / 'model'}")
     assert exported.returncode == 0, exported.stderr

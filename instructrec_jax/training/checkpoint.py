@@ -134,7 +134,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{folder} holds no model: {file.name} is missing") from error
     except (OSError, ValueError) as error:
         raise DamagedCheckpointError(f"{file} is not readable: {error}") from error
-    version = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if not isinstance(metadata, dict):
+        raise DamagedCheckpointError(f"{file} is damaged: it holds no object")
+    # Checkpoints of earlier versions have no checksum of the description itself.
+    checksum = metadata.pop("sha256", None)
+    if checksum not in (None, _sha256(metadata)):
+        raise DamagedCheckpointError(f"{file} is damaged: its checksum is wrong")
+    version = metadata.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder} has checkpoint format {version}; this version reads {FORMAT_VERSION}"
@@ -142,10 +148,6 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     missing = [key for key in _METADATA_KEYS if key not in metadata]
     if missing:
         raise DamagedCheckpointError(f"{file} lacks {', '.join(missing)}")
-    # Checkpoints of earlier versions have no checksum of the description itself.
-    checksum = metadata.pop("sha256", None)
-    if checksum not in (None, _sha256(metadata)):
-        raise DamagedCheckpointError(f"{file} is damaged: its checksum is wrong")
     return metadata
 
 
@@ -181,29 +183,33 @@ def check_item(folder: Path, restored: Any, expected: Mapping[str, int]) -> None
 
 
 def verify_item(folder: Path, expected: Mapping[str, int]) -> int:
-    """Reads every array of an item, one at a time, on the host; returns how many there are.
+    """Reads every array of an item, one at a time, as a run does; returns how many there are.
 
     Raises:
       DamagedCheckpointError: the files are not those that were written.
       CheckpointError: they cannot be read.
     """
+    quiet_orbax()
+    _check_descriptions(folder)
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            tree = checkpointer.metadata(folder.absolute()).item_metadata.tree
+        # A Checkpointer's `metadata` keeps the cause of a failure to itself.
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder.absolute()).tree
     except Exception as error:
         raise _read_error(folder, error) from error
     names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
     missing = sorted({*expected} ^ {*names})
     if missing:
         raise DamagedCheckpointError(f"{folder} is damaged: {missing[0]} is missing or too much")
-    types = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    for place, name in enumerate(names):
+    # As a run reads them, by the same files.
+    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    types = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=place), tree)
+    for place_in_tree, name in enumerate(names):
         # All others are left on disk.
         item = jax.tree_util.tree_map_with_path(
             lambda path, _, name=name: 0 if path_name(path) == name else ocp.PLACEHOLDER, tree
         )
-        restored = _restore(folder, item, types)
-        check_item(folder, {name: jax.tree.leaves(restored)[place]}, {name: expected[name]})
+        restored = jax.tree.leaves(_restore(folder, item, types))[place_in_tree]
+        check_item(folder, {name: restored}, {name: expected[name]})
     return len(names)
 
 
@@ -224,13 +230,13 @@ def restore_array(folder: Path, name: str, expected: int) -> np.ndarray:
     for part in reversed(name.split("/")):
         item, restore_args = {part: item}, {part: restore_args}
     restored = _restore(folder, item, restore_args, partial_restore=True)
-    if fingerprint(restored) != {name: expected}:
-        raise DamagedCheckpointError(f"{folder} is damaged: the checksum of {name} is wrong")
+    check_item(folder, restored, {name: expected})
     return jax.tree.leaves(restored)[0]
 
 
 def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: bool = False) -> Any:
     quiet_orbax()
+    _check_descriptions(folder)
     arguments = ocp.args.PyTreeRestore(
         item=item, restore_args=restore_args, partial_restore=partial_restore
     )
@@ -239,6 +245,22 @@ def _restore(folder: Path, item: Any, restore_args: Any, *, partial_restore: boo
             return checkpointer.restore(folder.absolute(), args=arguments)
     except Exception as error:
         raise _read_error(folder, error) from error
+
+
+def _check_descriptions(folder: Path) -> None:
+    """Raises where the files in which Orbax describes an item's arrays are damaged, and names them.
+
+    Orbax itself says where in the JSON it stumbled and not in which file, or does without.
+    """
+    for file in (folder / "_METADATA", *sorted(folder.glob("array_metadatas/*"))):
+        try:
+            json.loads(file.read_bytes())
+        except FileNotFoundError as error:
+            raise DamagedCheckpointError(f"{folder} is damaged: {file.name} is missing") from error
+        except ValueError as error:
+            raise DamagedCheckpointError(f"{file} is damaged: {first_line(error)}") from error
+        except OSError as error:
+            raise _read_error(folder, error) from error
 
 
 def _read_error(folder: Path, error: Exception) -> CheckpointError:
@@ -265,16 +287,8 @@ def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     Raises:
       CheckpointError: its files are damaged.
     """
-    try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            item = checkpointer.restore(
-                (folder / "tokenizer").absolute(),
-                args=ocp.args.PyTreeRestore(
-                    restore_args={"model": ocp.RestoreArgs(restore_type=np.ndarray)}
-                ),
-            )
-    except Exception as error:
-        raise _read_error(folder / "tokenizer", error) from error
+    how = {"model": ocp.RestoreArgs(restore_type=np.ndarray)}
+    item = _restore(folder / "tokenizer", None, how)
     described = metadata["tokenizer"]
     try:
         tokenizer = tokenizer_from_bytes(

@@ -61,7 +61,11 @@ def read_figures(folder: Path) -> dict[int, dict[str, Any]]:
     figures = _read(folder).get("figures")
     if not isinstance(figures, dict):
         return {}
-    return {int(step): dict(values) for step, values in figures.items() if step.isdecimal()}
+    return {
+        int(step): dict(values)
+        for step, values in figures.items()
+        if step.isdecimal() and isinstance(values, dict)
+    }
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:

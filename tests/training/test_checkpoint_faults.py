@@ -1,6 +1,7 @@
 """Checkpoints on full and read-only disks, in folders with strangers, and with two writers."""
 
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -172,6 +173,28 @@ def test_every_array_is_verified_and_what_is_damaged_is_listed(copied):
     assert lines[1].endswith(", best") and lines[3].endswith("not finished")
     with pytest.raises(CheckpointError, match="holds no checkpoints"):
         inventory.steps_folder(copied / "2" / "parameters")
+
+
+@pytest.mark.parametrize(
+    ("item", "file"),
+    [
+        ("optimizer", "_METADATA"),
+        ("averaged", "manifest.ocdbt"),
+        ("parameters", "array_metadatas/process_0"),
+    ],
+)
+def test_files_of_orbax_that_are_cut_off_are_told(copied, parameters, capfd, item, file):
+    os.truncate(copied / "5" / item / file, 40)
+    entry = inventory.verify(inventory.inventory(copied)[1])
+    assert not entry.verified and entry.state.count("\n") == 0
+    words: list[str] = []
+    checkpoints = RunCheckpoints(copied, keep=1, warn=words.append)
+    assert checkpoints.restore_newest(target(parameters))[0] == 2
+    checkpoints.close()
+    for line in (entry.state, *words):
+        assert f"/5/{item}" in line and (file in line or "Error reading" in line)
+    gc.collect()
+    assert capfd.readouterr().err == ""
 
 
 def test_pruning_leaves_the_newest_the_best_and_the_named(copied):
