@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from instructrec_jax.errors import DataError
-from instructrec_jax.evaluation.code_checks import Check
+from instructrec_jax.evaluation.code_checks import Check, functions_of
 from instructrec_jax.evaluation.guarded_code import code_of, holding_for, parsed
 from instructrec_jax.instructions.example import Demonstration, InstructionExample
 from instructrec_jax.instructions.reading import read_examples
 
 LETTERS = ("A", "B", "C", "D")
+_HEADING = ["question", "a", "b", "c", "d", "answer"]
 # Where a completion of HumanEval ends (Chen et al. 2021).
 _STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 
@@ -138,15 +139,18 @@ def _mmlu_rows(file: Path, ending: str) -> Iterator[InstructionExample]:
     subject = file.stem.removesuffix(ending)
     lines = _decoded(file).splitlines(keepends=True)
     rows = csv.reader(lines, strict=True)
+    found = False
     try:
         for row in rows:
             place = f"{file}:{rows.line_num}"
-            if [cell.strip().lower() for cell in row] == ["question", "a", "b", "c", "d", "answer"]:
+            # A blank line, or a heading.
+            if [cell.strip().lower() for cell in row] in ([], _HEADING):
                 continue
             if len(row) != 6:
                 raise DataError(
                     f"{place}: {len(row)} columns; expected 6: question, four choices, letter"
                 )
+            found = True
             question, *choices, letter = row
             if letter.strip() not in LETTERS:
                 raise DataError(f"{place}: the answer is {letter!r}, not one of A, B, C, D")
@@ -163,6 +167,8 @@ def _mmlu_rows(file: Path, ending: str) -> Iterator[InstructionExample]:
             )
     except csv.Error as error:
         raise DataError(f"{file}:{rows.line_num}: not CSV: {error}") from error
+    if not found:
+        raise DataError(f"{file}: no questions")
 
 
 def big_bench_hard(path: Path) -> BenchmarkData:
@@ -188,8 +194,9 @@ def big_bench_hard(path: Path) -> BenchmarkData:
 def instruction_induction(path: Path) -> BenchmarkData:
     """A task's JSON file, a folder of them, or a folder with `induce/` and `execute/`.
 
-    Each holds `examples`: {number: {"input", "output"}}. The first ones of `induce/` (or of the
-    file itself, which then does not ask them) are what an instruction is to be induced from.
+    Each holds `examples`: {number: {"input", "output"}}, or what `_input_and_answers` reads
+    besides. The first ones of `induce/` (or of the file itself, which then does not ask them) are
+    what an instruction is to be induced from.
     """
     folder = path / "execute" if (path / "execute").is_dir() else path
     examples, shown = [], []
@@ -221,21 +228,58 @@ def _induction_examples(file: Path) -> list[InstructionExample]:
         place = f"{file}:{document.line(number, after='examples')}"
         if not isinstance(each, dict):
             raise DataError(f"{place}: example {number} is no object with `input` and `output`")
-        examples.append(
+        asked = _input_and_answers(each, place)
+        examples += [
             InstructionExample(
-                id=f"{file.stem}-{number}",
+                id=f"{file.stem}-{number}{chr(ord('a') + way) if len(asked) > 1 else ''}",
                 task=file.stem,
                 instruction="",
-                input=_text(each, "input", place),
-                target=_text(each, "output", place),
+                input=text,
+                target=answers[0],
+                references=answers if len(answers) > 1 else (),
             )
-        )
+            for way, (text, answers) in enumerate(asked)
+        ]
     return examples
+
+
+# Where an example of instruction induction holds several acceptable outputs.
+_ALTERNATIVES = (
+    "all_common_concepts", "other_rhymes", "possible_translations", "possible_outputs",
+)  # fmt: skip
+
+
+def _input_and_answers(record: Mapping[str, Any], place: str) -> list[tuple[str, tuple[str, ...]]]:
+    """Each text that an example asks with, and its acceptable answers, as published.
+
+    Cause and effect stand in both orders; `items` are set apart by commas.
+    """
+    if "cause" in record:
+        cause, effect = (_text(record, key, place) for key in ("cause", "effect"))
+        orders = ((cause, effect), (effect, cause))
+        return [(f"Sentence 1: {one} Sentence 2: {two}", (cause,)) for one, two in orders]
+    if "items" in record:
+        text = ", ".join(_texts(record, "items", place))
+    else:
+        text = _text(record, "input", place)
+    answers = [
+        answer for key in _ALTERNATIVES if key in record for answer in _texts(record, key, place)
+    ]
+    if not answers or isinstance(record.get("output"), str):
+        answers = [_text(record, "output", place), *answers]
+    return [(text, tuple(dict.fromkeys(answers)))]
+
+
+def _texts(record: Mapping[str, Any], key: str, place: str) -> list[str]:
+    if not isinstance(record[key], list) or not record[key]:
+        raise DataError(f"{place}: `{key}` is no list with entries")
+    return [_checked(each, key, place) for each in record[key]]
 
 
 def human_eval(path: Path) -> BenchmarkData:
     """JSON lines of `task_id`, `prompt`, `test`, `entry_point`; the tests are run under guard."""
-    examples, checks = [], {}
+    examples: list[InstructionExample] = []
+    checks: dict[str, Check] = {}
     for place, record in _json_lines(path):
         name = _text(record, "task_id", place)
         prompt, test, entry_point = (
@@ -243,8 +287,12 @@ def human_eval(path: Path) -> BenchmarkData:
         )
         if parsed(f"{prompt}\n    pass") is None:
             raise DataError(f"{place}: `prompt` is not the beginning of a Python function")
+        if entry_point not in functions_of(f"{prompt}\n    pass"):
+            raise DataError(f"{place}: `prompt` begins no function named {entry_point!r}")
         if parsed(test) is None:
             raise DataError(f"{place}: `test` is not Python")
+        if name in checks:
+            raise DataError(f"{place}: `task_id` {name!r} stands in the file twice")
         solution = record.get("canonical_solution") or "    pass"
         examples.append(
             InstructionExample(
@@ -364,7 +412,8 @@ def _decoded(file: Path) -> str:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{file}:{line}: not UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{file}: cannot be read: {reason}") from error
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -164,6 +164,25 @@ def test_instruction_induction(tmp_path):
         assert [each.input for each in examples] == [each.input for each in data.examples]
 
 
+def test_the_published_shapes_of_induction(tmp_path):
+    shapes = [
+        {"cause": "It rained.", "effect": "It is wet."},
+        {"items": ["moon", "sun"], "all_common_concepts": ["are in the sky", "shine"]},
+        {"input": "rate", "output": "late", "other_rhymes": ["fate", "late"]},
+        {"input": "day", "possible_translations": ["Tag"]},
+    ]
+    examples = {str(n): each for n, each in enumerate([{"input": "a", "output": "b"}] * 5 + shapes)}
+    path = write(tmp_path / "mixed.json", {"examples": examples})
+    found = find_benchmark("instruction_induction").read(path).examples
+    assert [(each.id, each.input, each.target, each.references) for each in found] == [
+        ("mixed-5a", "Sentence 1: It rained. Sentence 2: It is wet.", "It rained.", ()),
+        ("mixed-5b", "Sentence 1: It is wet. Sentence 2: It rained.", "It rained.", ()),
+        ("mixed-6", "moon, sun", "are in the sky", ("are in the sky", "shine")),
+        ("mixed-7", "rate", "late", ("late", "fate")),
+        ("mixed-8", "day", "Tag", ()),
+    ]
+
+
 def test_human_eval(tmp_path):
     path = tmp_path / "own.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(EVAL).encode()))
@@ -207,6 +226,11 @@ BROKEN = [
     ("instruction_induction", {"examples": {"1": {"input": "a", "output": "b"}}},
      r"1 examples; 5 are shown"),
     ("human_eval", json.dumps({**EVAL, "test": "def check(:"}), r":1: `test` is not Python"),
+    ("human_eval", json.dumps({**EVAL, "entry_point": "a b"}), r":1: `prompt` begins no function"),
+    ("human_eval", f"{json.dumps(EVAL)}\n{json.dumps(EVAL)}", r":2: `task_id` 'own/0' stands"),
+    ("mmlu", "\n", r" no questions"),
+    ("instruction_induction", {"examples": {"1": {"items": [], "all_common_concepts": ["x"]}}},
+     r":3: `items` is no list with entries"),
     ("human_eval", "\n" + json.dumps({"task_id": "x"}), r":2: `prompt` is missing"),
     ("json_lines", '{"instruction": "a"}', r":1: no known fields"),
 ]  # fmt: skip
