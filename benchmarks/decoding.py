@@ -4,9 +4,9 @@
     python benchmarks/decoding.py --batch_sizes=8 --searches=greedy --repeats=1   # a short look
 
 T5 1.1 small with random weights, encoder of 256 tokens, 64 new ones, eos ruled out so that all do
-the same work; float32, the devices' own threads, encoder included. All libraries take turns, and
-the median of the repeats counts. CTranslate2 takes part where it is installed (pip install
-ctranslate2), in float32 and int8.
+the same work; float32 and int8, the devices' own threads, encoder included. All libraries take
+turns, and the median of the repeats counts. CTranslate2 takes part where it is installed
+(pip install ctranslate2), in float32 and int8.
 """
 
 import statistics
@@ -23,11 +23,9 @@ from absl import app, flags
 
 from instructrec_jax.decoding.beam import BeamSettings
 from instructrec_jax.decoding.generate import generate
+from instructrec_jax.decoding.loading import load_decode_model
 from instructrec_jax.decoding.logit_rules import LogitRules
 from instructrec_jax.decoding.prepared import prepared_model
-from instructrec_jax.model.hugging_face_folder import HuggingFaceFolder
-from instructrec_jax.model.t5 import init_parameters
-from instructrec_jax.training.sharding import path_name
 
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["1", "8", "32"], "Prompts at once.")
 _SEARCHES = flags.DEFINE_list("searches", ["greedy", "beam"], "greedy, beam (4 beams) or both.")
@@ -98,14 +96,10 @@ def of_transformers(model: Any) -> Answer:
     return answer
 
 
-def of_this_library(folder: Path) -> Answer:
-    """`generate` with float32 weights."""
-    source = HuggingFaceFolder(folder)
-    shapes = jax.eval_shape(lambda: init_parameters(source.config, jax.random.key(0)))
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: np.asarray(source.read(path_name(path)), leaf.dtype), shapes
-    )
-    model, config = prepared_model(params, source.config)
+def of_this_library(folder: Path, dtype: str) -> Answer:
+    """`generate` with weights of `dtype`."""
+    loaded = load_decode_model(str(folder), mesh=None, dtype=dtype)
+    model, config = prepared_model(loaded.params, loaded.config)
 
     def answer(prompts: np.ndarray, num_beams: int) -> Any:
         return generate(
@@ -166,7 +160,8 @@ def main(_: Any) -> None:
         model = write_model(folder)
         libraries = {
             "transformers": of_transformers(model),
-            "this library": of_this_library(folder),
+            "this library float32": of_this_library(folder, "float32"),
+            "this library int8": of_this_library(folder, "int8"),
         }
         try:
             for compute_type in ("float32", "int8"):

@@ -112,7 +112,7 @@ PARSE_SENTINELS = flags.DEFINE_boolean(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Prompts answered at once.")
 PARAMETER_DTYPE = flags.DEFINE_enum(
-    "parameter_dtype", "float32", ["float32", "bfloat16"], "In which the weights are kept."
+    "parameter_dtype", "float32", ["float32", "bfloat16", "int8"], "In which the weights are kept."
 )
 MESH = flags.DEFINE_string(
     "mesh", None, "Devices to split batch and weights over: data=4,tensor=2; one by default."

@@ -34,7 +34,8 @@ def inference_config(config: T5Config) -> T5Config:
 def prepared_model(params: Any, config: T5Config) -> tuple[PreparedModel, T5Config]:
     """The model and its config for decoding: adapters merged, kernels in the activation dtype.
 
-    `params` may be prepared already. Norms and relative biases compute in float32 and stay so.
+    `params` may be prepared already. Norms and relative biases compute in float32 and stay so, and
+    what has 8 bits keeps them.
     """
     config = inference_config(config)
     if not isinstance(params, PreparedModel):
@@ -50,8 +51,8 @@ def _prepared(params: Any, *, config: T5Config) -> PreparedModel:
 
     def cast(path: tuple[Any, ...], leaf: Any) -> Any:
         names = [key.key for key in path]
-        in_dtype = names[-1] == "kernel" or names[0] == "token_embedder"
-        return leaf.astype(dtype) if in_dtype else leaf
+        in_dtype = names[-1] in ("kernel", "embedding") and "relative_bias" not in names
+        return leaf.astype(dtype) if in_dtype and leaf.dtype != jnp.int8 else leaf
 
     params = jax.tree_util.tree_map_with_path(cast, params)
     rest = {name: part for name, part in params["decoder"].items() if name != "layers"}

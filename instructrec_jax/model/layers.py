@@ -13,6 +13,7 @@ from jax import Array
 from jax.sharding import PartitionSpec
 
 from instructrec_jax.model.lora import LoraConfig
+from instructrec_jax.model.quantised import quantised_product, scale_name
 
 Initializer = Callable[..., Array]
 
@@ -81,6 +82,8 @@ class Norm(nn.Module):
 class Projection(nn.Module):
     """A linear map without bias: x @ kernel in `dtype`, the kernel kept in float32.
 
+    For decoding the kernel may be one of 8 bits, see quantised.py.
+
     The kernel is a matrix, heads and head size joined as in T5's checkpoints, so that optimizers
     that factor second moments see one. Where `lora` adapts the module's path, a low-rank product
     is added.
@@ -95,6 +98,9 @@ class Projection(nn.Module):
     def __call__(self, x: Array, *, deterministic: bool) -> Array:
         """[..., out] from [..., in], in `dtype`."""
         kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
+        scales = self.get_variable("params", scale_name("kernel"))
+        if scales is not None:
+            return quantised_product(x, kernel, scales).astype(self.dtype)
         y = x @ kernel.astype(self.dtype)
         if self.lora is None or not self.lora.adapts("/".join(self.path)):
             return y
@@ -135,10 +141,16 @@ class TokenEmbedder(nn.Module):
         middle = (None,) * (tokens.ndim - 1)
         tokens = constrain(tokens, "looked_up_batch", *middle)
         x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+        scales = self.get_variable("params", scale_name("embedding"))
+        if scales is not None:
+            x *= jnp.take(scales, tokens, axis=0).astype(self.dtype)
         return constrain(x, "looked_up_batch", *middle, "looked_up_features")
 
     def attend(self, x: Array) -> Array:
         """Logits, float32 [..., V], from [..., D]."""
+        scales = self.get_variable("params", scale_name("embedding"))
+        if scales is not None:
+            return quantised_product(x, self.embedding.T, scales.T)
         table = self.embedding.astype(self.dtype)
         return jnp.einsum("...D,VD->...V", x, table, preferred_element_type=jnp.float32)
 
@@ -159,5 +171,8 @@ class Head(nn.Module):
             (self.d_model, self.vocabulary_size),
             jnp.float32,
         )
+        scales = self.get_variable("params", scale_name("kernel"))
+        if scales is not None:
+            return quantised_product(x, kernel, scales)
         table = kernel.astype(self.dtype)
         return jnp.einsum("...D,DV->...V", x, table, preferred_element_type=jnp.float32)
