@@ -296,7 +296,8 @@ def _train() -> ConfigDict:
     train.profile_steps = 0
     train.profile_start = 10
     # Folder of compiled functions, so that a run that goes on need not compile again; "" =
-    # WORKDIR/compiled, or what JAX_COMPILATION_CACHE_DIR names; "off" = none.
+    # WORKDIR/compiled, or what JAX_COMPILATION_CACHE_DIR names; "off" = none. Each kind of machine
+    # has a folder of its own in it.
     train.compile_cache = ""
     # Where a step takes longer, in seconds, the stacks of all threads are written to stderr and
     # WORKDIR/hung-STEP.txt; 0 = any time. With hung_step_exit the run ends then, with code 75.

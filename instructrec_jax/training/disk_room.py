@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.training.keeping import step_folders
@@ -53,12 +55,14 @@ def check_room(
       tell: given a line where there is room for one checkpoint and not for all.
 
     Raises:
-      ConfigError: there is not even room for one.
+      ConfigError: there is not even room for one, as any process of the run finds.
     """
     steps = step_folders(folder)
-    if last_step in steps:
-        return
     need, free = checkpoint_bytes(items), free_bytes(folder)
+    # The processes of a run go the same way, and one may see an older state of a network disk.
+    is_finished, free = _agreed(last_step in steps, free)
+    if is_finished:
+        return
     figures = f"a checkpoint takes up to {in_words(need)}, the disk has {in_words(free)} free"
     if free < need:
         raise ConfigError(f"{folder}: no room: {figures}; make room or give another --workdir")
@@ -68,6 +72,16 @@ def check_room(
             f"WARNING: {folder}: {figures}, and up to {more} more will be there at once "
             f"({in_words(more * need)}); make room, or lower checkpoint.keep"
         )
+
+
+def _agreed(is_finished: bool, free: int) -> tuple[bool, int]:
+    """Whether all processes find the run finished, and the least free bytes that one finds."""
+    if jax.process_count() == 1:
+        return is_finished, free
+    # Without 64 bits, JAX would cut the number off.
+    own = np.array([is_finished, free >> 32, free & 0xFFFFFFFF], np.uint32)
+    found = multihost_utils.process_allgather(own).astype(np.int64)
+    return bool(found[:, 0].all()), int(((found[:, 1] << 32) | found[:, 2]).min())
 
 
 @contextmanager
