@@ -17,6 +17,7 @@ from instructrec_jax.instructions.document import Context, Document, Draft, Unre
 from instructrec_jax.instructions.example import TEST, TRAIN
 from instructrec_jax.instructions.filters import Evaluation, rejection
 from instructrec_jax.instructions.flow import Emission, Run
+from instructrec_jax.instructions.personal_data import parts_of
 from instructrec_jax.instructions.phrasings import unseen_task
 from instructrec_jax.instructions.recipe import Recipe
 from instructrec_jax.instructions.rejects import write_unreadable
@@ -173,6 +174,9 @@ def construct_document(
         seed=recipe.seed,
     )
     candidates, bank = [], recipe.bank
+    hidden = frozenset[str]()
+    if recipe.filters.uses("personal_data"):
+        hidden = parts_of(document.text, *document.other_texts)
     # Asked of the document too: blanks, shuffled words and misspellings hide its text in a draft.
     evaluated = (
         evaluation is not None
@@ -190,6 +194,7 @@ def construct_document(
                 target_in_input=task.target_in_input,
                 settings=recipe.filters,
                 evaluation=evaluation,
+                hidden=hidden,
             )
             reason = reason or ("in_evaluation_data" if evaluated else "")
             candidates.append(_candidate(name, draft, reason, document))

@@ -13,6 +13,7 @@ from instructrec_jax import evaluation
 from instructrec_jax.instructions.counting import histogram
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.few_shot import few_shot_text
+from instructrec_jax.instructions.personal_data import masked
 from instructrec_jax.instructions.phrasings import Phrasings, unseen_task
 from instructrec_jax.instructions.tally import Tally
 
@@ -137,7 +138,10 @@ def render(*, info: Mapping[str, Any], tally: Tally, phrasings: Phrasings) -> st
         ],
         styles=tally.counter("style").most_common(),
         licences=_licences(info),
-        samples=[sample(example) for _, example in tally.records("sample")],
+        samples=[
+            sample(example, masks=phrasings.recipe.filters.uses("personal_data"))
+            for _, example in tally.records("sample")
+        ],
     )
 
 
@@ -176,8 +180,9 @@ def _licences(info: Mapping[str, Any]) -> list[tuple[str, int]]:
     return counts.most_common()
 
 
-def sample(example: InstructionExample) -> dict[str, Any]:
-    """An example as the page shows it."""
+def sample(example: InstructionExample, *, masks: bool = True) -> dict[str, Any]:
+    """An example as the page shows it, secrets and personal data masked where the build masks."""
+    tell = masked if masks else str
     source = example.provenance
     assert source is not None
     lines = f", lines {source.span[0]}-{source.span[1]}" if source.span else ""
@@ -185,11 +190,11 @@ def sample(example: InstructionExample) -> dict[str, Any]:
         "task": example.task,
         "split": example.split,
         "holdout": example.holdout,
-        "shown": _shortened(few_shot_text(example.demonstrations, "", "").strip()),
-        "instruction": example.instruction,
-        "input": _shortened(example.input),
-        "target": _shortened(example.target),
-        "options": list(example.options),
+        "shown": _shortened(tell(few_shot_text(example.demonstrations, "", "").strip())),
+        "instruction": tell(example.instruction),
+        "input": _shortened(tell(example.input)),
+        "target": _shortened(tell(example.target)),
+        "options": list(map(tell, example.options)),
         "template": example.template,
         "source": source.uri + lines,
         "licence": source.licence,

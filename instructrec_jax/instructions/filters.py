@@ -15,7 +15,7 @@ from typing import Any
 from instructrec_jax.errors import nearest
 from instructrec_jax.instructions.decontamination import Evaluation
 from instructrec_jax.instructions.document import Draft
-from instructrec_jax.instructions.personal_data import finding
+from instructrec_jax.instructions.personal_data import finding, holds_part
 
 __all__ = ["COMPARING_FILTERS", "FILTERS", "Evaluation", "FilterSettings", "Limits", "rejection"]
 
@@ -144,6 +144,7 @@ class Judged:
     settings: FilterSettings
     target_in_input: str
     evaluation: Evaluation | None
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,12 @@ def rejection(
     target_in_input: str,
     settings: FilterSettings = _DEFAULTS,
     evaluation: Evaluation | None = None,
+    hidden: frozenset[str] = frozenset(),
 ) -> str:
-    """Why the draft is refused, "" if it is not. `target_in_input` is the task's policy."""
+    """Why the draft is refused, "" if it is not.
+
+    `target_in_input` is the task's policy; `hidden` are words of what is secret in the document.
+    """
     if draft.rejected:
         return draft.rejected
     judged = Judged(draft, limits, settings, target_in_input, evaluation)
@@ -287,7 +292,11 @@ def _misses_medium(text: str) -> bool:
 
 
 def _personal(judged: Judged) -> str:
-    return next(filter(None, map(_finding, _texts(judged.draft))), "")
+    texts = (*_texts(judged.draft), *judged.draft.references)
+    found = next(filter(None, map(_finding, texts)), "")
+    # A draft may hold a part of what stands in its document: the rest of a key.
+    cut = bool(judged.hidden) and any(holds_part(text, judged.hidden) for text in texts)
+    return found or ("secret" if cut else "")
 
 
 @lru_cache(maxsize=256)

@@ -57,6 +57,7 @@ def phrase(key: str, group: Group, run: Run) -> Iterator[Emission]:
                 f"{candidate.identity}.{key}.{number}",
                 partial(_rejected, made, candidate, run),
                 run,
+                texts=(made.document.text, *made.document.other_texts),
             )
         else:
             accepted += 1

@@ -1,5 +1,6 @@
 """The datasheet: self-contained, complete, and its counts add up."""
 
+import gzip
 import json
 import re
 from collections import Counter
@@ -60,9 +61,18 @@ def number(text):
     return 0 if text == "·" else int(re.sub(r"[,−]", "", text))
 
 
+SECRETS = (
+    "AKIAJ3Q7PLANTEDKEY42",
+    "password: hV7rLq93xTz",
+    "admin.roe@uni-berlin.de",
+    "+4930901820227",
+    "a cut -----BEGIN RSA PRIVATE KEY----- MIIEowIBAAKCAQEAq7Jd82kLs0Pz5mXvGTagaSd3",
+)
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, recipe):
-    """(dataset.json, page, its text) of a corpus with rows and functions of many kinds."""
+def folder(tmp_path_factory, recipe):
+    """A dataset of a corpus with rows and functions of many kinds."""
     raw = tmp_path_factory.mktemp("raw")
     (raw / "m.py").write_text(
         "".join(FUNCTION.format(n=n, word=WORDS[n % 8]) for n in range(2, 26))
@@ -74,6 +84,8 @@ def built(tmp_path_factory, recipe):
     rows[3] += HOSTILE
     rows[5] = 'broken,"row'
     rows += [rows[0], "key,Write to jane.roe@example.org or call her tomorrow at the office."]
+    rows += [f"lost {n},The door needs {secret} today." for n, secret in enumerate(SECRETS)]
+    rows += [f"lost {SECRETS[0]}, "]
     (raw / "rows.csv").write_text("name,body\n" + "\n".join(rows) + "\n")
     (raw / "noise.csv").write_bytes(bytes(range(256)))
     output = raw / "out"
@@ -96,8 +108,14 @@ def built(tmp_path_factory, recipe):
         output=output,
         progress=lambda line: None,
     )  # fmt: skip
-    text = (output / "datasheet.html").read_text(encoding="utf-8")
-    return json.loads((output / "dataset.json").read_text()), Page(text), text
+    return output
+
+
+@pytest.fixture(scope="module")
+def built(folder):
+    """(dataset.json, page, its text)."""
+    text = (folder / "datasheet.html").read_text(encoding="utf-8")
+    return json.loads((folder / "dataset.json").read_text()), Page(text), text
 
 
 def test_it_needs_nothing_from_outside_and_runs_no_text_of_the_corpus(built):
@@ -175,6 +193,24 @@ def test_what_else_a_reader_wants_to_know_is_there(built):
         assert part in text, part
     shown = re.search(r"([\d,]+) of ([\d,]+) train examples are shown solved questions", text)
     assert 0 < number(shown[1]) < number(shown[2]) == info["examples"]["train"]
+
+
+def test_no_file_shows_what_was_refused_as_secret(folder):
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    texts = {
+        file.name: (
+            gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        ).decode()
+        for file in files
+    }
+    for secret in SECRETS:
+        assert not [name for name, text in texts.items() if secret.split()[-1] in text], secret
+    for name in ("secret", "e-mail address", "telephone number"):
+        told = f"[{name} masked]"
+        assert told in texts["rejected.jsonl.gz"] and told in texts["datasheet.html"]
+    # Where it was found is told all the same.
+    line = next(line for line in texts["rejected.jsonl.gz"].splitlines() if told in line)
+    assert json.loads(line)["record"]["provenance"]["uri"] == "rows.csv"
 
 
 def test_every_reason_has_one_family():

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_jax.instructions.personal_data import entropy, finding, is_card_number, is_iban
+from instructrec_jax.instructions.personal_data import (
+    entropy,
+    finding,
+    is_card_number,
+    is_iban,
+    masked,
+    parts_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +79,54 @@ def test_check_sums():
 @given(st.text(max_size=200))
 def test_any_text_gets_an_answer(text):
     assert finding(text) in ("", "secret", "personal_data")
+
+
+KEY_LINES = [
+    "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtz",
+    "c2gtZWQyNTUxOQAAACBxN0pkODJrTHMwUHo1bVh2R1RhZ2FTZDNRd0VyVHlVaU9w",
+    "QXNEZkdoSmtMeldlUnR5VWlPcEFzRGZHaEprTHpYY1ZiTm0xMjM0NTY3ODkwcXdl",
+]
+KEY = "\n".join(KEY_LINES)
+# What must not be shown, in a text around it, and what tells that it stood there.
+SHOWN = [
+    (KEY, "-----BEGIN OPENSSH PRIVATE KEY-----\n{}\n-----END OPENSSH PRIVATE KEY-----", "secret"),
+    (KEY, "A cut key: -----BEGIN RSA PRIVATE KEY-----\n{}", "secret"),
+    (KEY, "{}\n-----END PRIVATE KEY-----\nThe end.", "secret"),
+    (KEY, "The middle of one:\n{}\nThe end.", "secret"),
+    ("AKIAIOSFODNN7ABCDEFG", "aws {} here", "secret"),
+    ("ghp_" + "a1B2" * 9, "token {}.", "secret"),
+    ("q7Jd82kLs0;Pz5mXv", 'api_key = "{}", other', "secret"),
+    ("root:s3cretpw", "postgres://{}@db/x", "secret"),
+    ("dGhpcy1pcy1hLXRva2VuLTEyMzQ1", "Authorization: Bearer {}", "secret"),
+    ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlLTEyMw", "jwt {}", "secret"),
+    ("jane.roe@mail.uni-berlin.de", "Write to {} or not.", "e-mail address"),
+    ("+49 30 901820 22", "Ring {}.", "telephone number"),
+    ("030 901820 22", "Tel. {}", "telephone number"),
+    ("4111 1111 1111 1111", "Card {} was used", "card number"),
+    ("DE89 3704 0044 0532 0130 00", "Pay to {} please", "account number"),
+    ("536-22-1234", "SSN {} was his.", "social security number"),
+    ("93.184.216.34", "Logged in from {} today.", "internet address"),
+]
+
+
+@pytest.mark.parametrize(("hidden", "around", "name"), SHOWN)
+def test_what_is_found_is_masked_and_named(hidden, around, name):
+    text = around.format(hidden)
+    shown = masked(text)
+    assert f"[{name} masked]" in shown
+    assert not finding(shown)
+    assert not [line for line in hidden.split("\n") if line in shown]
+    # What stood around it is left, but for a private key's own lines.
+    first, _, last = around.partition("{}")
+    assert "PRIVATE KEY" in around or shown == f"{first}[{name} masked]{last}"
+    # A draft may have cut it in the middle of a line.
+    word = hidden.split()[0]
+    part = word[: len(word) // 2]
+    assert len(word) < 16 or part not in masked(f"{part} ____ and so on", parts_of(text))
+
+
+@given(st.text(), st.lists(st.sampled_from([hidden for hidden, _, _ in SHOWN]), max_size=3))
+@settings(max_examples=60, deadline=None)
+def test_nothing_is_found_in_a_masked_text(text, planted):
+    assert not finding(masked(" ".join([text, *planted, text])))
+    assert masked(text) == text or finding(text)
