@@ -29,13 +29,15 @@ last of them that of eos.
 `sum`, `mean` and `calibrated`, each a list in the order of the options.
 
 A line that cannot be read gives `id` and `error`, and the others are answered. --output is
-appended to: the same command goes on where a run was broken off, --overwrite starts over. Needs a
-model and nothing else of the training side: no TensorFlow, no optimizer.
+appended to: the same command goes on where a run was broken off, --overwrite starts over.
+--shard_index and --shard_count give a process its share of the lines. Needs a model and nothing
+else of the training side: no TensorFlow, no optimizer.
 """
 
 import contextlib
 import dataclasses
 import gzip
+import io
 import itertools
 import os
 import sys
@@ -48,7 +50,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import jax
+import numpy as np
 from absl.flags import adopt_module_key_flags
+from jax.experimental import multihost_utils
 
 from instructrec_jax.command_line import run, say
 from instructrec_jax.decoding import command as flags
@@ -56,13 +60,15 @@ from instructrec_jax.decoding.answering import AnswerPrompts, answering
 from instructrec_jax.decoding.chat import chat
 from instructrec_jax.decoding.command import Command, answer_settings, read_command
 from instructrec_jax.decoding.loading import decode_mesh, load_decode_model
-from instructrec_jax.decoding.output_file import open_output
+from instructrec_jax.decoding.output_file import check_settings, open_output
 from instructrec_jax.decoding.progress import Progress
 from instructrec_jax.decoding.prompts import Assemble, BrokenLine, Prompt, read_prompts
-from instructrec_jax.errors import DataError
+from instructrec_jax.decoding.shards import Shard, check_neighbours, finish
+from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.few_shot import fitted_text, token_length
 from instructrec_jax.instructions.writing import json_line
+from instructrec_jax.training.environment import join_processes
 from instructrec_jax.training.model_folder import LoadedModel
 
 adopt_module_key_flags(flags)  # so that --help lists them
@@ -81,11 +87,14 @@ class Summary:
     truncated: int = 0
     tokens: int = 0
     demonstrations_left_out: int = 0
+    seconds: float = 0.0
 
 
 def main() -> None:
     """The binary."""
     command = read_command()
+    if flags.DISTRIBUTED.value:
+        join_processes()
     if flags.COMPILE_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", flags.COMPILE_CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -98,7 +107,9 @@ def main() -> None:
         model = load_decode_model(
             str(flags.CHECKPOINT.value), mesh=mesh, dtype=str(flags.PARAMETER_DTYPE.value)
         )
-        say(f"model: {model.description}")
+        first = jax.process_index() == 0
+        tell = say if first else _nothing
+        tell(f"model: {model.description}")
         encoder_length = command.max_input_tokens or model.encoder_length
         assemble = _assembling(model, command, encoder_length)
         if flags.CHAT.value:
@@ -109,20 +120,27 @@ def main() -> None:
         # What answers has parameters of its own now.
         model = dataclasses.replace(model, params=None)
         records: Iterable[Prompt | BrokenLine]
-        if file is None:
+        lines = None if file is None else _Lines(file, name)
+        if lines is None:
             records = [Prompt("prompt", encoder_text(str(flags.PROMPT.value), ""))]
         else:
             records = read_prompts(
-                _lines(file, name),
+                lines,
+                is_own=command.shard.has,
                 vocabulary_size=model.config.vocabulary_size,
                 with_targets=command.mode == "score",
                 with_options=command.reads_options,
                 assemble=assemble,
             )
         # After the model: a mistyped checkpoint must not empty a file of earlier answers.
-        output, records = _opened(files, records, settings)
-        progress = files.enter_context(Progress(say))
-        _answer_all(records, answer, output, command, progress, encoder_length)
+        output, records = _destination(files, records, settings, command.shard, tell)
+        with Progress(tell) if first else contextlib.nullcontext(_nothing) as progress:
+            summary = _answer_all(records, answer, output, command, progress)
+        if summary is not None:
+            _say_summary(summary, encoder_length, tell)
+            if lines is not None and command.shard.count > 1 and first:
+                output.close()
+                _finish_shard(command.shard, lines.count)
 
 
 def _answer_all(
@@ -130,9 +148,9 @@ def _answer_all(
     answer: AnswerPrompts,
     output: IO[bytes],
     command: Command,
-    progress: Progress,
-    encoder_length: int,
-) -> None:
+    progress: Callable[[int], None],
+) -> Summary | None:
+    """What `decode` tells; None where nobody reads the answers any more."""
     started = time.monotonic()
     window_lines = WINDOW_BATCHES * command.batch_size
     try:
@@ -140,9 +158,9 @@ def _answer_all(
     except BrokenPipeError:
         # The reader of the answers, such as `head`, has enough. Python flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return
-    progress.close()
-    _say_summary(summary, encoder_length, seconds=time.monotonic() - started)
+        return None
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
 def decode(
@@ -186,27 +204,82 @@ def decode(
     return summary
 
 
-def _opened(
-    files: contextlib.ExitStack, records: Iterable[Prompt | BrokenLine], settings: dict[str, Any]
+def _destination(
+    files: contextlib.ExitStack,
+    records: Iterable[Prompt | BrokenLine],
+    settings: dict[str, Any],
+    shard: Shard,
+    tell: Callable[[str], None],
 ) -> tuple[IO[bytes], Iterable[Prompt | BrokenLine]]:
-    """Where answers go, and the records that have none yet. DataError: another input's answers."""
+    """Where answers go, and the records that have none yet.
+
+    Of several processes that are one the first writes, and tells the others where it goes on.
+    DataError: another input's answers.
+    """
+    remaining = iter(records)
+    output, done, problem = cast(IO[bytes], io.BytesIO()), 0, None
+    if jax.process_index() == 0:
+        try:
+            output, done = _opened(files, remaining, settings, shard)
+        except UserError as error:
+            problem, done = error, -1
+    if flags.DISTRIBUTED.value:
+        done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
+    if problem is not None:
+        raise problem
+    if done < 0:
+        raise ConfigError("the first process of the run cannot write answers, and says why")
+    if jax.process_index() > 0:
+        output = files.enter_context(_nowhere())
+        next(itertools.islice(remaining, done, done), None)
+    elif done:
+        tell(f"going on after the {done} lines that {shard.path(Path(flags.OUTPUT.value))} has")
+    return output, remaining
+
+
+def _opened(
+    files: contextlib.ExitStack,
+    records: Iterator[Prompt | BrokenLine],
+    settings: dict[str, Any],
+    shard: Shard,
+) -> tuple[IO[bytes], int]:
+    """Where answers go, and how many are there, whose records are taken from `records`."""
     if flags.OUTPUT.value == "-":
-        return sys.stdout.buffer, records
-    path = Path(flags.OUTPUT.value)
-    file, done, last_id = open_output(path, settings, overwrite=bool(flags.OVERWRITE.value))
+        return sys.stdout.buffer, 0
+    whole, overwrite = Path(flags.OUTPUT.value), bool(flags.OVERWRITE.value)
+    path = shard.path(whole)
+    check_neighbours(whole, shard)
+    if path != whole and whole.exists() and not overwrite:
+        check_settings(whole, settings)
+    file, done, last_id = open_output(path, settings, overwrite=overwrite)
     output = files.enter_context(file)
     if done:
-        remaining = iter(records)
-        skipped = list(itertools.islice(remaining, done - 1, done))
+        skipped = list(itertools.islice(records, done - 1, done))
         if not skipped or skipped[0].id != last_id:
             what = f"id {skipped[0].id!r}" if skipped else "no such line"
             raise DataError(
-                f"--output={path} ends with the answer to id {last_id!r}, and line {done} of the "
-                f"input has {what}: the input has changed; --overwrite starts over"
+                f"--output={path} ends with the answer to id {last_id!r}, and line "
+                f"{shard.line(done)} of the input has {what}: the input has changed; --overwrite "
+                "starts over"
             )
-        say(f"going on after the {done} lines that {path} has")
-        records = remaining
-    return output, records
+    return output, done
+
+
+def _nowhere() -> IO[bytes]:
+    return open(os.devnull, "wb")
+
+
+def _finish_shard(shard: Shard, lines: int) -> None:
+    output = Path(flags.OUTPUT.value)
+    lacking = finish(output, shard, lines)
+    if lacking:
+        say(f"{output} is written when these shards are done too: {', '.join(map(str, lacking))}")
+    else:
+        say(f"{output} has the answers of all {shard.count} shards")
+
+
+def _nothing(_: object = None) -> None:
+    """Says nothing: the first of several processes speaks."""
 
 
 def _identity(model: LoadedModel) -> str:
@@ -232,18 +305,28 @@ def _open_input(name: str) -> IO[bytes]:
         raise DataError(f"input {name} cannot be read: {error.strerror}") from None
 
 
-def _lines(file: IO[bytes], name: str) -> Iterator[bytes]:
-    try:
-        yield from file
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"input {name} cannot be read to its end: {error}") from None
+class _Lines:
+    """The lines of a file, counted as they are read. DataError: it breaks off."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self.count = 0
+        self._file, self._name = file, name
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for line in self._file:
+                self.count += 1
+                yield line
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"input {self._name} cannot be read to its end: {error}") from None
 
 
 def _write_line(output: IO[bytes], record: dict[str, Any]) -> None:
     output.write(json_line(record).encode())
 
 
-def _say_summary(summary: Summary, encoder_length: int, *, seconds: float) -> None:
+def _say_summary(summary: Summary, encoder_length: int, say: Callable[[str], None]) -> None:
+    seconds = summary.seconds
     say(
         f"lines answered: {summary.answered}, with {summary.tokens} tokens in {seconds:.1f} s"
         f" ({summary.tokens / max(seconds, 1e-9):.0f} tokens/s)"

@@ -10,6 +10,7 @@ from instructrec_jax.decoding.beam import BeamSettings
 from instructrec_jax.decoding.choosing import CHOOSE_BY, ChooseBy
 from instructrec_jax.decoding.logit_rules import LogitRules
 from instructrec_jax.decoding.sampling import SamplingSettings
+from instructrec_jax.decoding.shards import Shard
 from instructrec_jax.errors import ConfigError
 
 _DEFAULT_NUM_BEAMS = 4
@@ -117,6 +118,15 @@ PARAMETER_DTYPE = flags.DEFINE_enum(
 MESH = flags.DEFINE_string(
     "mesh", None, "Devices to split batch and weights over: data=4,tensor=2; one by default."
 )
+SHARD_INDEX = flags.DEFINE_integer(
+    "shard_index", None, "Which of --shard_count processes this is, from 0: it answers its lines."
+)
+SHARD_COUNT = flags.DEFINE_integer(
+    "shard_count", None, "Processes that share --input, each with a file beside --output."
+)
+DISTRIBUTED = flags.DEFINE_boolean(
+    "distributed", False, "Several processes that are one: --mesh is over the devices of all."
+)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache", None, "Folder that keeps compiled programs for the next run."
 )
@@ -149,7 +159,10 @@ _EARLY_STOPPING_VALUES: dict[str | None, bool | Literal["never"]] = {
     "never": "never",
 }
 # What changes no answer, and so may change between two parts of one run.
-_NOT_OF_ANSWERS = (INPUT, OUTPUT, OVERWRITE, BATCH_SIZE, MESH, COMPILE_CACHE, CHAT)
+_NOT_OF_ANSWERS: tuple[flags.FlagHolder[Any], ...] = (
+    *(INPUT, OUTPUT, OVERWRITE, BATCH_SIZE, MESH, COMPILE_CACHE, CHAT),
+    *(SHARD_INDEX, SHARD_COUNT, DISTRIBUTED),
+)
 
 
 @dataclass(frozen=True)
@@ -171,6 +184,7 @@ class Command:
     max_input_tokens: int | None
     parse_sentinels: bool
     batch_size: int
+    shard: Shard
 
     @property
     def reads_options(self) -> bool:
@@ -185,6 +199,7 @@ def read_command() -> Command:
         if flag.value is not None and flag.value < least:
             raise ConfigError(f"--{flag.name} must be at least {least}, not {flag.value}")
     _check_meanings()
+    _check_processes()
     rules = LogitRules(
         min_new_tokens=MIN_NEW_TOKENS.value or 0,
         repetition_penalty=REPETITION_PENALTY.value,
@@ -209,6 +224,7 @@ def read_command() -> Command:
         max_input_tokens=MAX_INPUT_TOKENS.value,
         parse_sentinels=bool(PARSE_SENTINELS.value),
         batch_size=int(BATCH_SIZE.value),
+        shard=_shard(),
     )
 
 
@@ -268,6 +284,34 @@ def _check_meanings() -> None:
         raise ConfigError("--chat writes answers as they grow: --search=greedy or --search=sample")
     if CHAT.value and NUM_OUTPUTS.value not in (None, 1):
         raise ConfigError("--chat gives one answer, not --num_outputs")
+
+
+def _check_processes() -> None:
+    if DISTRIBUTED.value:
+        if MESH.value is None:
+            raise ConfigError(
+                "--distributed splits one model over the devices of all processes: say how, for "
+                "example --mesh=data=4,tensor=2"
+            )
+        if CHAT.value or INPUT.value == "-":
+            raise ConfigError("--distributed reads --input from a file that all processes see")
+    if (SHARD_INDEX.value is None) != (SHARD_COUNT.value is None):
+        raise ConfigError("--shard_index and --shard_count go together, for example 0 and 4")
+    if SHARD_COUNT.value is None:
+        return
+    if not 0 <= (SHARD_INDEX.value or 0) < SHARD_COUNT.value:
+        raise ConfigError(
+            f"--shard_index={SHARD_INDEX.value} is none of --shard_count={SHARD_COUNT.value} "
+            "shards, the first of which is 0"
+        )
+    if INPUT.value in (None, "-") or OUTPUT.value == "-":
+        raise ConfigError("--shard_count takes --input and --output that are files")
+
+
+def _shard() -> Shard:
+    if SHARD_COUNT.value is None:
+        return Shard()
+    return Shard(int(SHARD_INDEX.value or 0), int(SHARD_COUNT.value))
 
 
 def _beam_settings() -> BeamSettings:

@@ -43,7 +43,11 @@ def decode_mesh(text: str | None) -> Mesh | None:
         if not size.removeprefix("-").isdecimal():
             raise ConfigError(f"--mesh={text}: {axis} needs a whole number, such as {axis}=2")
         sizes[axis] = int(size)
-    return make_mesh(sizes)
+    try:
+        return make_mesh(sizes)
+    except ConfigError as error:
+        # That names the keys of a config.
+        raise ConfigError(f"--mesh={text}: {str(error).partition(': ')[2]}") from None
 
 
 def load_decode_model(path: str, *, mesh: Mesh | None, dtype: str) -> LoadedModel:

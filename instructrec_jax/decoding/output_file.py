@@ -16,6 +16,9 @@ from typing import IO, Any
 
 from instructrec_jax.errors import ConfigError, DataError
 
+# In the settings of a shard that is whole: the number of lines of the whole input.
+FINISHED = "finished_lines"
+
 
 def open_output(
     path: Path, settings: Mapping[str, Any], *, overwrite: bool
@@ -24,30 +27,25 @@ def open_output(
 
     ConfigError: it cannot be written, or holds answers that were made with other settings.
     """
-    state = path.with_name(path.name + ".state")
     # As JSON gives them back, so that they compare.
     asked = json.loads(json.dumps(dict(settings)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         has_answers = path.exists() and path.stat().st_size > 0
         if has_answers and not overwrite:
-            _check_settings(path, state, asked)
+            check_settings(path, asked)
             count, last = _whole_lines(path)
             return open(path, "ab"), count, last
-        _write_whole(state, asked)
+        write_state(path, asked)
         return open(path, "wb"), 0, None
     except OSError as error:
         raise ConfigError(f"--output={path} cannot be written: {error.strerror}") from None
 
 
-def _check_settings(path: Path, state: Path, asked: Mapping[str, Any]) -> None:
-    try:
-        made_with = json.loads(state.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ConfigError(
-            f"--output={path} exists, and no {state.name} beside it tells what made it; "
-            "--overwrite starts it over"
-        ) from None
+def check_settings(path: Path, asked: Mapping[str, Any]) -> None:
+    """ConfigError: answers that were made with other settings, or with nobody knows which."""
+    made_with = read_state(path)
+    made_with.pop(FINISHED, None)
     names = {*made_with, *asked}
     other = sorted(name for name in names if made_with.get(name) != asked.get(name))
     if other:
@@ -75,8 +73,26 @@ def _whole_lines(path: Path) -> tuple[int, str | int | None]:
         raise DataError(f"{path} line {count} is no answer; --overwrite starts it over") from None
 
 
-def _write_whole(path: Path, settings: Mapping[str, Any]) -> None:
-    """At once: a killed run leaves the old file or the new one."""
-    unfinished = path.with_name(path.name + ".new")
+def state_path(path: Path) -> Path:
+    """Where the settings are that a file of answers was made with."""
+    return path.with_name(path.name + ".state")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The settings that a file of answers was made with. ConfigError: nothing tells them."""
+    state = state_path(path)
+    try:
+        return dict(json.loads(state.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise ConfigError(
+            f"--output={path} exists, and no {state.name} beside it tells what made it; "
+            "--overwrite starts it over"
+        ) from None
+
+
+def write_state(path: Path, settings: Mapping[str, Any]) -> None:
+    """At once: a killed run leaves the old settings or the new ones."""
+    state = state_path(path)
+    unfinished = state.with_name(f"{state.name}.{os.getpid()}.new")
     unfinished.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    os.replace(unfinished, path)
+    os.replace(unfinished, state)

@@ -57,8 +57,9 @@ def read_prompts(
     with_targets: bool = False,
     with_options: bool = False,
     assemble: Assemble = _with_all,
+    is_own: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Prompt | BrokenLine]:
-    """One record for each line, in order, at constant memory.
+    """One record for each line whose number `is_own`, in order, at constant memory.
 
     A line that begins with "{" is a JSON object with `instruction`, optionally `input` and `id`;
     any other line is the instruction itself. `demonstrations`, a list of objects with
@@ -75,6 +76,8 @@ def read_prompts(
     for number, line in enumerate(lines, start=1):
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+        if not is_own(number):
+            continue
         line = line.removesuffix(b"\n").removesuffix(b"\r")
         yield _read_line(line, number, vocabulary_size, with_targets, with_options, assemble)
 

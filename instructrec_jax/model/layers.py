@@ -98,7 +98,7 @@ class Projection(nn.Module):
     def __call__(self, x: Array, *, deterministic: bool) -> Array:
         """[..., out] from [..., in], in `dtype`."""
         kernel = self.param("kernel", self.initializer, self.shape, jnp.float32)
-        scales = self.get_variable("params", scale_name("kernel"))
+        scales: Array | None = self.get_variable("params", scale_name("kernel"))
         if scales is not None:
             return quantised_product(x, kernel, scales).astype(self.dtype)
         y = x @ kernel.astype(self.dtype)
@@ -141,14 +141,14 @@ class TokenEmbedder(nn.Module):
         middle = (None,) * (tokens.ndim - 1)
         tokens = constrain(tokens, "looked_up_batch", *middle)
         x = jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
-        scales = self.get_variable("params", scale_name("embedding"))
+        scales: Array | None = self.get_variable("params", scale_name("embedding"))
         if scales is not None:
             x *= jnp.take(scales, tokens, axis=0).astype(self.dtype)
         return constrain(x, "looked_up_batch", *middle, "looked_up_features")
 
     def attend(self, x: Array) -> Array:
         """Logits, float32 [..., V], from [..., D]."""
-        scales = self.get_variable("params", scale_name("embedding"))
+        scales: Array | None = self.get_variable("params", scale_name("embedding"))
         if scales is not None:
             return quantised_product(x, self.embedding.T, scales.T)
         table = self.embedding.astype(self.dtype)
@@ -171,7 +171,7 @@ class Head(nn.Module):
             (self.d_model, self.vocabulary_size),
             jnp.float32,
         )
-        scales = self.get_variable("params", scale_name("kernel"))
+        scales: Array | None = self.get_variable("params", scale_name("kernel"))
         if scales is not None:
             return quantised_product(x, kernel, scales)
         table = kernel.astype(self.dtype)
