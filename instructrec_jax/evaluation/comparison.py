@@ -1,9 +1,10 @@
 """Two or more evaluations of the same examples, side by side with paired significance.
 
 Every further evaluation is compared with the first. On each task and hold-out: the difference of
-the primary metric with its paired bootstrap interval and p-value, and the sign test on the
-examples' own figures. Many tasks are many chances to be lucky: the p-values of a pair are corrected
-by Holm's method over its tasks, and the verdict goes by them.
+the primary metric with its paired bootstrap interval, its p-value by approximate randomisation, and
+the sign test on the examples' own figures. Many tasks are many chances to be lucky: the p-values of
+a pair are corrected by Holm's method over its tasks, and the verdict goes by them. Drops under
+changed instructions stand beside each other too (sensitivity_comparison.py).
 """
 
 import json
@@ -16,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.evaluation.benchmarks import BENCHMARKS
 from instructrec_jax.evaluation.files import finite, json_text, write_whole
 from instructrec_jax.evaluation.metrics import (
     METRIC_BY_NAME,
@@ -26,17 +28,20 @@ from instructrec_jax.evaluation.metrics import (
 )
 from instructrec_jax.evaluation.protocol import FEW, holdout_order, judged_of
 from instructrec_jax.evaluation.report import interval_text, percent
+from instructrec_jax.evaluation.rewording import VARIANTS
 from instructrec_jax.evaluation.samples import cut, differing
+from instructrec_jax.evaluation.sensitivity_comparison import compare_sensitivity
 from instructrec_jax.evaluation.significance import (
     Difference,
-    bootstrap_p_value,
     holm,
     interval,
+    randomisation_p_value,
     resampled,
     sign_test,
+    swapped_differences,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Share of the larger evaluation's examples that all must have answered.
 LEAST_COMMON = 0.5
 SIGNIFICANT = 0.05
@@ -44,6 +49,8 @@ SIGNIFICANT = 0.05
 _RESAMPLES = 10_000
 _SAMPLES = 12
 TEMPLATE = "comparison.html"
+# What must be equal of an example for its answers to be compared.
+_OF_A_QUESTION = ("task", "target", "references", "options", "instruction", "input")
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 
 # What an example is found by: id, hold-out, and how many of that id came before.
@@ -58,6 +65,7 @@ class Evaluated:
     folder: Path
     metrics: Mapping[str, Any]
     predictions: Mapping[_Key, Mapping[str, Any]]
+    sensitivity: Sequence[Mapping[str, Any]]
 
 
 def compare_evaluations(folders: Sequence[Path], output: Path) -> dict[str, Any]:
@@ -95,6 +103,11 @@ def compare_evaluations(folders: Sequence[Path], output: Path) -> dict[str, Any]
                 for run in runs
             ],
             "pairs": pairs,
+            "sensitivity": compare_sensitivity(
+                [(run.name, run.metrics, run.sensitivity) for run in runs],
+                [runs[0].predictions[key] for key in common],
+                metric=metric,
+            ),
         }
     )
     try:
@@ -129,13 +142,22 @@ def _read(folder: Path, name: str) -> Evaluated:
                 while key in predictions:
                     key = (*key[:2], key[2] + 1)
                 predictions[key] = record
-        return Evaluated(name, folder, metrics, predictions)
+        return Evaluated(name, folder, metrics, predictions, _changed_answers(folder))
     except OSError as error:
         raise DataError(
             f"{error.filename or folder}: {error.strerror}; give output folders of evaluate"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: its files are not those of evaluate: {error!r}") from error
+
+
+def _changed_answers(folder: Path) -> list[dict[str, Any]]:
+    """The lines of sensitivity.jsonl; [] where the instructions were not changed."""
+    path = folder / "sensitivity.jsonl"
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def _common(runs: Sequence[Evaluated]) -> list[_Key]:
@@ -147,14 +169,29 @@ def _common(runs: Sequence[Evaluated]) -> list[_Key]:
             f"only {len(common):,} of up to {most:,} examples are in all of "
             f"{', '.join(str(run.folder) for run in runs)}: evaluate them on the same data"
         )
-    for key in common:
-        targets = {run.predictions[key]["target"] for run in runs}
-        if len(targets) > 1:
-            raise DataError(
-                f"the example {key[0]} has other targets in {runs[-1].folder} than in "
-                f"{runs[0].folder}: they were evaluated on different data"
-            )
+    for run in runs[1:]:
+        _check_same_questions(runs[0], run, common)
     return common
+
+
+def _check_same_questions(first: Evaluated, second: Evaluated, common: Sequence[_Key]) -> None:
+    """Raise DataError where an example was not the same in both; its model's shots may differ."""
+    fields = [*_OF_A_QUESTION]
+    if _induces(first) and _induces(second):
+        fields.remove("instruction")  # Each model wrote its own.
+    for key in common:
+        for name in fields:
+            if first.predictions[key].get(name) != second.predictions[key].get(name):
+                raise DataError(
+                    f"the example {key[0]} has another {name} in {second.folder} than in "
+                    f"{first.folder}: they were evaluated on different data or phrasings"
+                )
+
+
+def _induces(run: Evaluated) -> bool:
+    held = run.metrics.get("benchmark") or {}
+    benchmark = BENCHMARKS.get(held.get("name", ""))
+    return benchmark is not None and benchmark.prepare is not None
 
 
 def _metric(runs: Sequence[Evaluated]) -> str:
@@ -171,11 +208,14 @@ def _pair(
         record = first.predictions[key]
         groups.setdefault((record["task"], record["holdout"]), []).append(key)
     ordered = sorted(groups, key=lambda group: (group[0], holdout_order(group[1])))
-    rows, drawn = [], []
+    rows, drawn, swapped = [], [], []
     for place, (task, holdout) in enumerate(ordered):
-        row, differences = _group(first, second, groups[task, holdout], metric=metric, seed=place)
+        row, differences, by_chance = _group(
+            first, second, groups[task, holdout], metric=metric, seed=place
+        )
         rows.append({"task": task, "holdout": holdout, **row})
         drawn.append(differences)
+        swapped.append(by_chance)
     for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
         row["p_holm"] = corrected
         row["verdict"] = _verdict(row["difference"]["value"], corrected, row["examples"])
@@ -185,7 +225,8 @@ def _pair(
         mean = np.mean([drawn[place] for place in places], axis=0)
         low, high = interval(mean)
         value = float(np.mean([rows[place]["difference"]["value"] for place in places]))
-        p_value = bootstrap_p_value(mean)
+        by_chance = np.mean([swapped[place] for place in places], axis=0)
+        p_value = randomisation_p_value(value, by_chance)
         examples = sum(rows[place]["examples"] for place in places)
         macro[holdout] = {
             "tasks": len(places),
@@ -201,8 +242,8 @@ def _pair(
 
 def _group(
     first: Evaluated, second: Evaluated, keys: Sequence[_Key], *, metric: str, seed: int
-) -> tuple[dict[str, Any], np.ndarray]:
-    """One row without what needs the others, and the resampled differences."""
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """One row without what needs the others, the resampled differences, and those by chance."""
     judged = [[judged_of(run.predictions[key]) for key in keys] for run in (first, second)]
     name = metric
     counts = [_statistics(name, each) for each in judged]
@@ -216,8 +257,9 @@ def _group(
     drawn = [resampled(of_sums, each, seed=seed, resamples=_RESAMPLES) for each in (old, new)]
     differences = drawn[1] - drawn[0]
     low, high = interval(differences)
+    by_chance = swapped_differences(name, old, new, seed=seed, resamples=_RESAMPLES)
     own = [[row.get(name, 0.0) for row in example_metrics({name: each})] for each in (old, new)]
-    return {
+    row = {
         "examples": len(keys),
         "metric": name,
         "first": figures[0],
@@ -225,9 +267,10 @@ def _group(
         "difference": asdict(Difference(figures[1] - figures[0], low, high)),
         "wins": sum(b > a for a, b in zip(*own, strict=True)),
         "losses": sum(b < a for a, b in zip(*own, strict=True)),
-        "p_value": bootstrap_p_value(differences),
+        "p_value": randomisation_p_value(figures[1] - figures[0], by_chance),
         "p_sign_test": sign_test(own[1], own[0]),
-    }, differences
+    }
+    return row, differences, by_chance
 
 
 def _statistics(metric: str, judged: Sequence[Judged]) -> np.ndarray | None:
@@ -258,6 +301,7 @@ def _page(comparison: Mapping[str, Any], runs: Sequence[Evaluated], common: Sequ
     return environment.get_template(TEMPLATE).render(
         comparison=comparison,
         metric=METRIC_BY_NAME[comparison["primary_metric"]],
+        variants=VARIANTS,
         few=FEW,
         samples=[_changes(runs[0], other, common) for other in runs[1:]],
     )

@@ -10,6 +10,7 @@ from instructrec_jax.evaluation.comparison import compare_evaluations
 from instructrec_jax.evaluation.files import json_lines
 from instructrec_jax.evaluation.floors import most_frequent_targets
 from instructrec_jax.evaluation.protocol import Answer, evaluate_answers
+from instructrec_jax.evaluation.sensitivity import measure_sensitivity
 from instructrec_jax.instructions.example import InstructionExample
 
 TASKS = ("alike", "better", "worse", *(f"noise {n}" for n in range(5)))
@@ -103,6 +104,43 @@ def test_the_page(compared):
     assert not re.search(r"url\(|@import|https?://", page)
 
 
+def with_sensitivity(folder, sensitive, examples=EXAMPLES[40:80]):
+    """Everything right under the true instruction; changed, wrong where `sensitive` says so."""
+    measured = measure_sensitivity(
+        examples,
+        [each.target for each in examples],
+        lambda asked, _: [
+            "?" if sensitive(n) else each.target for n, each in enumerate(asked)
+        ],
+        primary="exact_match",
+    )  # fmt: skip
+    write(folder, lambda *_: True, examples, sensitivity=measured.figures)
+    (folder / "sensitivity.jsonl").write_text(json_lines(measured.records), "utf-8")
+    return folder
+
+
+def test_drops_under_changed_instructions_stand_side_by_side(tmp_path):
+    runs = [
+        with_sensitivity(tmp_path / "copies", lambda n: False),
+        with_sensitivity(tmp_path / "reads", lambda n: n % 4 != 0),
+        write(tmp_path / "unasked", lambda *_: True, EXAMPLES[40:80]),
+    ]
+    held = compare_evaluations(runs, tmp_path / "out")["sensitivity"]
+    assert [(run["name"], run["verdict"]) for run in held["runs"]] == [
+        ("copies", "ignores its instruction"),
+        ("reads", "follows"),
+    ]
+    (pair,) = held["pairs"]
+    row = pair["variants"]["removed"]
+    assert (row["examples"], row["first"], row["second"]) == (40, 0.0, 0.75)
+    assert row["difference"]["value"] == 0.75
+    # By the binomial distribution: 0.75 +- 1.96 * sqrt(0.75 * 0.25 / 40).
+    assert row["difference"]["low"] == pytest.approx(0.616, abs=0.04)
+    page = (tmp_path / "out" / "comparison.html").read_text("utf-8")
+    assert "Do they read their instructions?" in page and "reads less copies" in page
+    assert compare_evaluations(runs[2:] * 2, tmp_path / "out")["sensitivity"] is None
+
+
 def test_few_examples_are_marked(tmp_path):
     few = EXAMPLES[40:50]
     runs = [
@@ -120,11 +158,17 @@ def test_what_cannot_be_compared(tmp_path):
         InstructionExample(**{**vars(each), "target": "another"}) for each in EXAMPLES
     ]  # fmt: skip
     other = write(tmp_path / "other", old, changed)
+    reworded = [
+        InstructionExample(**{**vars(each), "instruction": "Tell it."}) for each in EXAMPLES[:60]
+    ]  # fmt: skip
+    phrased = write(tmp_path / "phrased", old, reworded)
     out = tmp_path / "out"
     with pytest.raises(DataError, match="only 100 of up to 320 examples"):
         compare_evaluations([whole, part], out)
-    with pytest.raises(DataError, match="alike/0 has other targets"):
+    with pytest.raises(DataError, match="alike/0 has another target in"):
         compare_evaluations([whole, other], out)
+    with pytest.raises(DataError, match="alike/0 has another instruction in .*phrasings"):
+        compare_evaluations([part, phrased], out)
     with pytest.raises(DataError, match="nowhere"):
         compare_evaluations([whole, tmp_path / "nowhere"], out)
     with pytest.raises(ConfigError, match="two or more"):

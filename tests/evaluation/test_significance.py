@@ -5,14 +5,15 @@ import pytest
 
 from instructrec_jax.evaluation.metrics import OF_SUMS, Judged, group_metrics, statistics_of
 from instructrec_jax.evaluation.significance import (
-    bootstrap_p_value,
     holm,
     intervals,
     mean_difference,
     mean_intervals,
     paired_difference,
+    randomisation_p_value,
     resampled,
     sign_test,
+    swapped_differences,
 )
 
 TARGETS = [
@@ -86,9 +87,30 @@ def test_sign_test_by_hand():
     assert sign_test([1, 0], [0, 1]) == 1.0
 
 
-def test_bootstrap_p_value_and_holm_by_hand():
-    assert bootstrap_p_value(np.ones(999)) == pytest.approx(2 / 1000)
-    assert bootstrap_p_value(np.zeros(999)) == 1.0
+@pytest.mark.parametrize(("wins", "losses"), [(4, 0), (5, 1), (12, 3), (7, 7)])
+def test_swapping_has_the_p_value_of_the_sign_test_where_answers_are_right_or_wrong(wins, losses):
+    first = np.array([[0, 1]] * wins + [[1, 1]] * losses + [[1, 1], [0, 1]] * 20, np.float64)
+    second = np.array([[1, 1]] * wins + [[0, 1]] * losses + [[1, 1], [0, 1]] * 20, np.float64)
+    swapped = swapped_differences("exact_match", first, second, resamples=20_000)
+    value = (wins - losses) / len(first)
+    exact = sign_test(second[:, 0], first[:, 0])
+    assert randomisation_p_value(value, swapped) == pytest.approx(exact, abs=0.01)
+    # What is swapped is lost by one and won by the other.
+    back = swapped_differences("exact_match", second, first, resamples=20_000)
+    assert back.mean() == pytest.approx(0, abs=0.002)
+
+
+def test_swapping_everything_turns_a_corpus_figure_round():
+    first, second = (statistics(each[:1], TARGETS[:1])["chrf"] for each in (RIGHT, WRONG))
+    value = float(OF_SUMS["chrf"](second.sum(axis=0)) - OF_SUMS["chrf"](first.sum(axis=0)))
+    swapped = swapped_differences("chrf", first, second, resamples=50)
+    assert set(np.round(swapped, 12)) == {round(value, 12), round(-value, 12)}
+    assert randomisation_p_value(value, swapped) == 1.0
+
+
+def test_holm_by_hand():
+    assert randomisation_p_value(0.5, np.zeros(999)) == pytest.approx(1 / 1000)
+    assert randomisation_p_value(0.0, np.zeros(999)) == 1.0
     # Smallest times 3, next times 2, largest times 1, and none below the one before it.
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
