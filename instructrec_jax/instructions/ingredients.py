@@ -17,7 +17,9 @@ from instructrec_jax.instructions.templates import FOLDER
 _GENERATORS = Path(__file__).parent
 # What the text of a dataset depends on, and what that of the user's own corpora does besides.
 _LIBRARIES = ("babel", "sentencepiece", "jinja2", "rensa")
-_READING_LIBRARIES = ("charset-normalizer", "lxml", "markdown-it-py", "pyarrow")
+_READING_LIBRARIES = (
+    *("chardet", "chardetng-py", "charset-normalizer", "lxml", "markdown-it-py", "pyarrow"),
+)
 
 
 def recipe_record(

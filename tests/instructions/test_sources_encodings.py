@@ -31,6 +31,7 @@ def test_a_folder_of_many_encodings(tmp_path):
     (tmp_path / "empty.txt").write_bytes(b"")
     (tmp_path / "blank.txt").write_bytes(b" \n\n")
     (tmp_path / "cut.txt").write_bytes(CHINESE.encode()[:-2])
+    (tmp_path / "damaged.txt").write_bytes(FRENCH.encode().replace(b" ", b"\x97", 1))
     (tmp_path / "few.txt").write_bytes("Café\n".encode("latin-1"))
     documents, unreadable = read("text", tmp_path)
     found = {document.uri: document for document in documents}
@@ -45,6 +46,7 @@ def test_a_folder_of_many_encodings(tmp_path):
         "empty.txt": "empty",
         "blank.txt": "empty",
         "cut.txt": "truncated_character",
+        "damaged.txt": "damaged_utf8",
         "few.txt": "uncertain_encoding",
     }
 
@@ -64,6 +66,64 @@ TWO_BYTES = [
 def test_two_byte_encodings_are_told_apart_by_their_common_characters(text, encoding):
     # The bytes of one are often valid, rare characters of another.
     assert encodings.encoding_of(text.encode(encoding), whole=True) == encoding
+
+
+# The first article of the declaration of human rights, and the encodings each language was
+# written in.
+RIGHTS = {
+    "Wszyscy ludzie rodzą się wolni i równi pod względem swej godności i swych praw. Są oni "
+    "obdarzeni rozumem i sumieniem i powinni postępować wobec innych w duchu braterstwa.\n": (
+        *("cp1250", "iso8859-2"),
+    ),
+    "Všichni lidé rodí se svobodní a sobě rovní co do důstojnosti a práv. Jsou nadáni rozumem a "
+    "svědomím a mají spolu jednat v duchu bratrství.\n": ("cp1250", "iso8859-2"),
+    "Minden emberi lény szabadon születik és egyenlő méltósága és joga van. Az emberek, ésszel "
+    "és lelkiismerettel bírván, egymással szemben testvéri szellemben kell hogy viseltessenek.\n": (
+        *("cp1250", "iso8859-2"),
+    ),
+    "Bütün insanlar hür, haysiyet ve haklar bakımından eşit doğarlar. Akıl ve vicdana "
+    "sahiptirler ve birbirlerine karşı kardeşlik zihniyeti ile hareket etmelidirler.\n": (
+        *("cp1254", "iso8859-9"),
+    ),
+    "Все люди рождаются свободными и равными в своём достоинстве и правах. Они наделены разумом "
+    "и совестью и должны поступать в отношении друг друга в духе братства.\n": (
+        *("cp1251", "koi8-r", "iso8859-5", "cp866", "mac-cyrillic"),
+    ),
+    "Всі люди народжуються вільними і рівними у своїй гідності та правах. Вони наділені розумом "
+    "і совістю і повинні діяти у відношенні один до одного в дусі братерства.\n": (
+        *("cp1251", "koi8-u"),
+    ),
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι και ίσοι στην αξιοπρέπεια και τα δικαιώματα. Είναι "
+    "προικισμένοι με λογική και συνείδηση, και οφείλουν να συμπεριφέρονται μεταξύ τους με "
+    "πνεύμα αδελφοσύνης.\n": ("cp1253", "iso8859-7"),
+    "כל בני האדם נולדו בני חורין ושווים בערכם ובזכויותיהם. כולם חוננו בתבונה ובמצפון, לפיכך "
+    "חובה עליהם לנהוג איש ברעהו ברוח של אחווה.\n": ("cp1255", "iso8859-8"),
+    "Visi žmonės gimsta laisvi ir lygūs savo orumu ir teisėmis. Jiems suteiktas protas ir "
+    "sąžinė ir jie turi elgtis vienas kito atžvilgiu kaip broliai.\n": ("cp1257", "iso8859-13"),
+    "Visi cilvēki piedzimst brīvi un vienlīdzīgi savā pašcieņā un tiesībās. Viņi ir apveltīti "
+    "ar saprātu un sirdsapziņu, un viņiem jāizturas citam pret citu brālības garā.\n": (
+        *("cp1257", "iso8859-13"),
+    ),
+    "Alle Menschen sind frei und gleich an Würde und Rechten geboren. Sie sind mit Vernunft und "
+    "Gewissen begabt und sollen einander im Geiste der Brüderlichkeit begegnen.\n": ("cp1252",),
+    "Tous les êtres humains naissent libres et égaux en dignité et en droits. Ils sont doués de "
+    "raison et de conscience et doivent agir les uns envers les autres dans un esprit de "
+    "fraternité.\n": ("cp1252", "mac-roman"),
+}
+
+
+@pytest.mark.parametrize("text", RIGHTS, ids=lambda text: text.split()[0])
+def test_single_byte_encodings_are_told_or_refused_and_never_misread(text):
+    told = 0
+    for encoding in RIGHTS[text]:
+        try:
+            found, _ = encodings.decoded(text.encode(encoding))
+        except encodings.UndecodableError as error:
+            assert error.reason == "uncertain_encoding" and "`encoding=`" in error.detail
+        else:
+            assert found == text, encoding
+            told += 1
+    assert told
 
 
 def test_a_given_encoding_is_taken_at_its_word(tmp_path):

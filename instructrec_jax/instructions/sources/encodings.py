@@ -3,6 +3,8 @@
 import codecs
 import re
 
+import chardet
+import chardetng_py
 from charset_normalizer import from_bytes
 
 # A byte order mark decides. UTF-32 comes first: its mark begins with UTF-16's.
@@ -13,11 +15,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-# What is tried where UTF-8 is impossible; of two that fit equally well the first is taken.
-_SINGLE_BYTE = (
-    "cp1252", "cp1251", "cp1250", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257",
-    "iso8859_2", "iso8859_5", "mac_cyrillic", "cp866",
-)  # fmt: skip
+# What is tried where UTF-8 is impossible; of those that read the same text the first is named.
+_LEGACY = (
+    *("cp1252", "iso8859-15", "mac-roman", "cp437", "cp850"),
+    *("cp1250", "iso8859-2", "cp852", "cp1257", "iso8859-13", "iso8859-16"),
+    *("cp1254", "cp1258", "cp874"),
+    *("cp1251", "koi8-r", "koi8-u", "iso8859-5", "mac-cyrillic", "cp866"),
+    *("cp1253", "iso8859-7", "cp1255", "iso8859-8", "cp1256", "iso8859-6"),
+    *("euc-jp", "cp932", "cp949", "big5", "gb18030"),
+)
 # Two-byte encodings, the most particular first, each with the narrower one that holds the common
 # characters of its languages alone, and their first bytes there: the rare ones of one encoding are
 # the common ones of another. Japanese is told from the others by its kana too.
@@ -34,14 +40,10 @@ _LEAST_COMMON, _LEAST_KANA = 0.9, 0.1
 # Encodings without a newline byte of their own: files in them are not read in parts.
 WIDE = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
 _SAMPLE_BYTES = 1 << 16
-# Confidence limits: "chaos" is the share of unlikely characters, "coherence" how well the letters'
-# frequencies fit a language. It says little of Chinese, Japanese and Korean: there so many
-# characters, nearly all of them common ones, are proof enough.
-_MOST_CHAOS = 0.1
-_LEAST_COHERENCE = 0.2
+# So many characters, nearly all of them common ones, are proof enough.
 _LEAST_WIDE_CHARACTERS = 8
-# A difference that says nothing of a text in letters: there the more common encoding is taken.
-_SAME_CHAOS = 0.02
+# Fewer signs beyond ASCII tell no encoding from another.
+_LEAST_SIGNS = 2
 # How ISO-2022-JP goes into two-byte characters; its bytes look like ASCII.
 _SHIFTS = re.compile(rb"\x1b\$[@B]")
 # Control characters that no text holds; more than this share of them is no text.
@@ -62,11 +64,11 @@ def encoding_of(data: bytes, *, whole: bool) -> str:
     """The encoding of a file by its bytes, or by its first ones (`whole` false).
 
     A byte order mark, else UTF-8 where all bytes fit it, else UTF-16 without a mark, else the
-    likeliest of the common encodings if it is likely enough.
+    one that two of three detectors read the same text in.
 
     Raises:
-        UndecodableError: "binary", "truncated_character" (UTF-8 that ends inside a character) or
-            "uncertain_encoding".
+        UndecodableError: "binary", "truncated_character" (UTF-8 that ends inside a character),
+            "damaged_utf8" or "uncertain_encoding".
     """
     for mark, name in _MARKS:
         if data.startswith(mark):
@@ -85,6 +87,11 @@ def encoding_of(data: bytes, *, whole: bool) -> str:
             if whole:
                 raise UndecodableError("truncated_character", f"byte {error.start}") from error
             return "utf-8"
+        signs = [sign for sign in data.decode("utf-8", "surrogateescape") if sign > "\x7f"]
+        broken = sum("\udc80" <= sign <= "\udcff" for sign in signs)
+        if 2 * broken <= len(signs):
+            # In no other encoding so many bytes fit by chance; as one of them it would be garbled.
+            raise UndecodableError("damaged_utf8", f"the first at byte {error.start}") from error
         return _likeliest(data)
     return "utf-8"
 
@@ -131,18 +138,29 @@ def _likeliest(data: bytes) -> str:
     for name in _MULTI_BYTE:
         if _is_common(sample, name):
             return name
-    matches = from_bytes(sample, cp_isolation=list(_SINGLE_BYTE))
-    likely = [m for m in matches if m.chaos <= _MOST_CHAOS and m.coherence >= _LEAST_COHERENCE]
-    if not likely:
-        raise UndecodableError("uncertain_encoding", "give the option `encoding`")
-    order = _SINGLE_BYTE.index
-    best = min(likely, key=lambda m: (m.chaos, -m.coherence, order(m.encoding)))
-    close = [
-        match.encoding
-        for match in likely
-        if match.chaos <= best.chaos + _SAME_CHAOS and match.coherence >= best.coherence
-    ]
-    return min(close, key=order)
+    # Three judges who look at different things: pairs of letters by language, the habits of web
+    # pages, and how unlikely a text looks. Names differ, so texts are compared.
+    first = chardet.detect(
+        sample, max_bytes=len(sample), compat_names=False, include_encodings=_LEGACY
+    )["encoding"]
+    text = _text(sample, first)
+    if text is not None and sum(sign > "\x7f" for sign in text) >= _LEAST_SIGNS:
+        best = from_bytes(sample).best()
+        for other in (chardetng_py.detect(sample), best.encoding if best else None):
+            if _text(sample, other) == text:
+                same = (name for name in _LEGACY if _text(sample, name) == text)
+                return codecs.lookup(next(same)).name
+    raise UndecodableError(
+        "uncertain_encoding", "the encoding cannot be told: give `encoding=` in the source"
+    )
+
+
+def _text(data: bytes, encoding: str | None) -> str | None:
+    """The text in that encoding, None where the bytes are not in it."""
+    try:
+        return data.decode(encoding) if encoding else None
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def _is_common(sample: bytes, name: str) -> bool:
