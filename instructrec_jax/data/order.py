@@ -6,6 +6,7 @@ differ by one at most. Both orders are permutations that are never written down 
 part takes memory for itself alone, however large the epoch is.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -69,23 +70,41 @@ class ExampleOrder:
             before += counts * (end - first)
         raise ValueError(f"no epoch {epoch}")
 
+    def same_sizes(self, epoch: int) -> tuple[int, int | None]:
+        """First epoch of those with an epoch's quotas, and the first one after them, if any."""
+        firsts = [first for first, _ in self._phases]
+        number = bisect.bisect_right(firsts, epoch)
+        return firsts[number - 1], firsts[number] if number < len(firsts) else None
+
     def examples(self, epoch: int, start: int, stop: int) -> np.ndarray:
         """The examples at places `start` to `stop - 1` of an epoch, int64 [stop - start]."""
-        counts, before = self._quotas(epoch)
+        return self._examples(epoch, 1, np.arange(start, stop)[None])[0]
+
+    def whole_epochs(self, first: int, stop: int) -> np.ndarray:
+        """The examples of epochs with the same quotas, int64 [stop - first, size]."""
+        places = np.arange(self.size(first))
+        return self._examples(first, stop - first, np.tile(places, (stop - first, 1)))
+
+    def _examples(self, first: int, epochs: int, place: np.ndarray) -> np.ndarray:
+        """The examples at the places of so many epochs, int64 [epochs, places], all one phase's."""
+        counts, before = self._quotas(first)
         ends = np.cumsum(counts)
-        place = np.arange(start, stop)
+        shape, place = place.shape, place.reshape(-1)
+        number = np.repeat(np.arange(epochs), shape[1])
         if self._shuffle:
-            place = permuted(place, int(ends[-1]), shuffle_key("epoch", self._seed, epoch))
+            own = [shuffle_key("epoch", self._seed, first + each) for each in range(epochs)]
+            key = np.array(own)[number] if epochs > 1 else own[0]
+            place = permuted(place, int(ends[-1]), key)
         task = np.searchsorted(ends, place, side="right")
         # From the place in the epoch to that among all uses of the task.
-        place += (before + counts - ends)[task]
+        place += (before + counts - ends)[task] + counts[task] * number
         sizes = self._sizes[task]
         turn, place = np.divmod(place, sizes)
         # Where an epoch holds whole rounds, their own order would not be seen.
         if self._shuffle and ((counts % self._sizes).any() or (before % self._sizes).any()):
             keys = self._task_keys[task] + turn.astype(np.uint64) * _ROUND_KEYS
             place = permuted(place, sizes, keys)
-        return self._members[self._starts[task] + place].astype(np.int64)
+        return self._members[self._starts[task] + place].astype(np.int64).reshape(shape)
 
 
 def _sorted_by_task(task_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:

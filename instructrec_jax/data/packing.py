@@ -86,9 +86,8 @@ def pack(
         raise ValueError(f"an example is longer than a row ({encoder_length}/{decoder_length})")
     lengths = np.stack([encoder_lengths, decoder_lengths]).astype(np.float32)
     limits = np.array([encoder_length, decoder_length], np.float32)
-    # How much each side binds: 1 for the side that needs more rows.
     needed_rows = lengths.sum(axis=1, dtype=np.float64) / limits
-    weights = (needed_rows / max(needed_rows.max(), 1e-9)).astype(np.float32)
+    weights = _weights(needed_rows)[:, None]
     rows_at_least = max(needed_rows.max(), count / max_segments if max_segments else 1.0, 1.0)
     window = max(int(open_bins * count / rows_at_least), open_bins)
 
@@ -109,10 +108,50 @@ def pack(
     return Rows(np.argsort(row_of, kind="stable"), offsets)
 
 
+def pack_each(
+    encoder_lengths: np.ndarray,
+    decoder_lengths: np.ndarray,
+    *,
+    encoder_length: int,
+    decoder_length: int,
+    max_segments: int = 0,
+) -> tuple[Rows, np.ndarray]:
+    """Pack many sets of few examples, each by itself as `pack` does where one window holds them.
+
+    Args:
+        encoder_lengths: int [sets, examples], none longer than a row.
+        decoder_lengths: int [sets, examples], likewise.
+        encoder_length: encoder tokens in a row.
+        decoder_length: decoder tokens in a row.
+        max_segments: examples in a row at most, 0 = any number.
+
+    Returns:
+        Rows of indices into the flattened lengths, one set after another, and how many rows each
+        set has, int64 [sets].
+    """
+    sets, size = encoder_lengths.shape
+    lengths = np.stack([encoder_lengths, decoder_lengths]).astype(np.float32)
+    limits = np.array([encoder_length, decoder_length], np.float32)
+    needed_rows = lengths.sum(axis=2, dtype=np.float64) / limits[:, None]
+    row_of, _ = _pack_windows(
+        lengths.reshape(2, -1), limits, _weights(needed_rows), size, max_segments
+    )
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_of))])
+    ends = np.maximum.accumulate(row_of)[size - 1 :: size] + 1
+    return Rows(np.argsort(row_of, kind="stable"), offsets), np.diff(ends, prepend=0)
+
+
+def _weights(needed_rows: np.ndarray) -> np.ndarray:
+    """How much each side binds, float32 [2, ...]: 1 for the side that needs more rows."""
+    return (needed_rows / np.maximum(needed_rows.max(axis=0), 1e-9)).astype(np.float32)
+
+
 def _pack_windows(
     lengths: np.ndarray, limits: np.ndarray, weights: np.ndarray, window: int, max_segments: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pack consecutive windows of about `window` examples each, without touching one another.
+
+    `weights`, float32 [2, windows or 1], are those of `_best_fit_decreasing`.
 
     Returns the row of each example, int64 [examples], and the fill of each row on its fuller side,
     float32 [rows].
@@ -124,16 +163,18 @@ def _pack_windows(
     padded = np.zeros((2, windows * size), np.float32)
     padded[:, :count] = lengths
     padded = padded.reshape(2, windows, size)
+    weights = np.broadcast_to(weights, (2, windows))
 
     rows, fills = [], []
     first_row = 0
     for start in range(0, windows, _WINDOWS_AT_ONCE):
         block = padded[:, start : start + _WINDOWS_AT_ONCE]
-        bins, left = _best_fit_decreasing(block, limits, weights, max_segments)
+        binding = weights[:, start : start + _WINDOWS_AT_ONCE, None]
+        bins, left = _best_fit_decreasing(block, limits, binding, max_segments)
         width = left.shape[2]
         rows.append(first_row + bins + width * np.arange(len(bins))[:, None])
         used = (limits[:, None, None] - left) / limits[:, None, None]
-        fills.append((used * weights[:, None, None]).max(axis=0).reshape(-1))
+        fills.append((used * binding).max(axis=0).reshape(-1))
         first_row += width * len(bins)
     row_of = np.concatenate(rows).reshape(-1)[:count]
     # Number the rows that hold an example from 0.
@@ -149,7 +190,7 @@ def _best_fit_decreasing(
     Args:
         lengths: float32 [2, windows, examples].
         limits: float32 [2], tokens of a row on each side.
-        weights: float32 [2], how much each side binds.
+        weights: float32 [2, windows, 1], how much each side binds.
         max_segments: examples in a row at most, 0 = any number.
 
     Returns:
@@ -168,7 +209,7 @@ def _best_fit_decreasing(
     left[:] = limits[:, None, None]
     # Where both sides bind, filling a row evenly is worth more than filling it soon, and may be
     # worth opening another row. Where one side binds, an empty row is the worst fit of all.
-    balance = _BALANCE * np.square(np.square(weights.min()))
+    balance = _BALANCE * np.square(np.square(weights.min(axis=0)))
     every = np.arange(windows)
     placed = np.empty((size, windows), np.int64)
     segments = np.zeros((windows, size), np.int32)

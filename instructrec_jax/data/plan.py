@@ -9,7 +9,8 @@ An epoch is cut into blocks of about a million examples in their random order, a
 packed on its own when its steps come, the next one in a thread meanwhile: the first step waits for
 one block, and memory holds a few of them beside 8 bytes an example. How many rows a block has is
 known once it is packed; so that a resumed run need not pack all blocks before its own again, it
-is given a bookmark, the number of its block's first row.
+is given a bookmark, the number of its block's first row. Epochs of a few examples, of which a step
+takes many, are planned many at a time.
 """
 
 import bisect
@@ -23,7 +24,7 @@ import numpy as np
 
 from instructrec_jax.data.mixture import mixture_phases
 from instructrec_jax.data.order import ExampleOrder
-from instructrec_jax.data.packing import Rows, join_rows, pack
+from instructrec_jax.data.packing import Rows, join_rows, pack, pack_each
 from instructrec_jax.data.shuffling import shuffled
 from instructrec_jax.data.token_cache import TokenCache
 from instructrec_jax.errors import ConfigError, DataError
@@ -32,6 +33,8 @@ from instructrec_jax.errors import ConfigError, DataError
 PLAN_VERSION = 2
 _BLOCKS_KEPT = 4
 _CHUNK = 2**20
+# Examples of small epochs that are planned together.
+_TOGETHER = 2**14
 
 # An epoch and one of its blocks, both from 0.
 Place = tuple[int, int]
@@ -116,7 +119,7 @@ class PackingPlan:
         self._places: list[Place] = [(0, 0)]
         self._first_rows = [0]
         self._blocks: dict[Place, Rows] = {}
-        self._ahead: tuple[Place, threading.Thread, list[Rows]] | None = None
+        self._ahead: tuple[Place, threading.Thread, list[dict[Place, Rows]]] | None = None
         self._lock = threading.RLock()
 
     def _checked_lengths(self, side: str, limit: int) -> np.ndarray:
@@ -165,34 +168,71 @@ class PackingPlan:
         """Rows of a block, of indices into the cache, in the order of training."""
         place = (epoch, block)
         with self._lock:
-            rows = self._blocks.get(place)
-            if rows is None:
-                rows = self._take_ahead(place) or self._plan_block(place)
-                for old in list(self._blocks)[: 1 - _BLOCKS_KEPT]:
+            if place not in self._blocks:
+                found = self._take_ahead(place) or self._plan(place)
+                for old in list(self._blocks)[: (1 - _BLOCKS_KEPT) * len(found)]:
                     del self._blocks[old]
-                self._blocks[place] = rows
-            return rows
+                self._blocks.update(found)
+            return self._blocks[place]
 
     def _start_ahead(self, place: Place) -> None:
         """Plan a block in a thread, unless it is planned already or under way."""
         with self._lock:
             if place in self._blocks or (self._ahead and self._ahead[0] == place):
                 return
-            result: list[Rows] = []
-            thread = threading.Thread(
-                target=lambda: result.append(self._plan_block(place)), daemon=True
-            )
+            result: list[dict[Place, Rows]] = []
+            thread = threading.Thread(target=lambda: result.append(self._plan(place)), daemon=True)
             self._ahead = (place, thread, result)
             thread.start()
 
-    def _take_ahead(self, place: Place) -> Rows | None:
-        """The block that the thread has planned, None if it worked on another or failed."""
+    def _take_ahead(self, place: Place) -> dict[Place, Rows] | None:
+        """What the thread has planned from a block on, None if it worked on another or failed."""
         if self._ahead is None or self._ahead[0] != place:
             return None
         _, thread, result = self._ahead
         thread.join()
         self._ahead = None
         return result[0] if result else None
+
+    def _plan(self, place: Place) -> dict[Place, Rows]:
+        """The rows of a block, or of the small epochs that are planned together with it."""
+        first, stop = self._together(place[0])
+        if stop - first == 1:
+            return {place: self._plan_block(place)}
+        config, examples = self.config, self._order.whole_epochs(first, stop)
+        rows, counts = pack_each(
+            self._encoder_lengths[examples],
+            self._decoder_lengths[examples],
+            encoder_length=config.encoder_length,
+            decoder_length=config.decoder_length,
+            max_segments=config.max_segments,
+        )
+        ends = np.cumsum(counts)
+        if config.shuffle:
+            orders = (
+                end - count + shuffled(count, "rows", config.seed, epoch, 0)
+                for epoch, end, count in zip(
+                    range(first, stop), ends.tolist(), counts.tolist(), strict=True
+                )
+            )
+            rows = rows.select(np.concatenate(list(orders)))
+        chosen = examples.reshape(-1)[rows.examples].reshape(examples.shape)
+        offsets = np.split(rows.offsets[:-1], ends[:-1])
+        size = examples.shape[1]
+        return {
+            (first + number, 0): Rows(own, np.append(begins - number * size, size))
+            for number, (own, begins) in enumerate(zip(chosen, offsets, strict=True))
+        }
+
+    def _together(self, epoch: int) -> tuple[int, int]:
+        """The first of the epochs that are planned together with one, and the one after them."""
+        size = self._order.size(epoch)
+        # Up to so many examples are packed in one window, whatever their lengths.
+        if size > min(self.config.open_bins, self.config.block_examples):
+            return epoch, epoch + 1
+        count, (first, stop) = _TOGETHER // size, self._order.same_sizes(epoch)
+        first += (epoch - first) // count * count
+        return first, first + count if stop is None else min(first + count, stop)
 
     def _plan_block(self, place: Place) -> Rows:
         config, (epoch, block) = self.config, place
@@ -224,8 +264,11 @@ class PackingPlan:
             place, begin = self._find(first)
             while begin < last:
                 rows = self.block_rows(*place)
-                wanted = np.arange(max(first - begin, 0), min(last - begin, len(rows)))
-                parts.append(rows.select(wanted))
+                if first <= begin and begin + len(rows) <= last:
+                    parts.append(rows)
+                else:
+                    wanted = np.arange(max(first - begin, 0), min(last - begin, len(rows)))
+                    parts.append(rows.select(wanted))
                 place, begin = self._after(place), begin + len(rows)
                 self._note(place, begin)
         self._start_ahead(place)
@@ -250,6 +293,11 @@ class PackingPlan:
         return bisect.bisect_right(self._first_rows, row) - 1
 
     def _note(self, place: Place, first_row: int) -> None:
+        """Keeps the first row of a block; of epochs that are planned together, of the first."""
+        if self._together(place[0])[0] == place[0]:
+            self._keep(place, first_row)
+
+    def _keep(self, place: Place, first_row: int) -> None:
         number = bisect.bisect_left(self._places, place)
         if self._places[number : number + 1] != [place]:
             self._places.insert(number, place)
@@ -298,7 +346,7 @@ class PackingPlan:
         except (KeyError, TypeError, ValueError):
             return False
         with self._lock:
-            self._note((epoch, block), row)
+            self._keep((epoch, block), row)
         return True
 
     def statistics(self, epoch: int) -> dict[str, Any]:

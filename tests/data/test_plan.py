@@ -139,6 +139,32 @@ def test_three_examples_fill_any_number_of_steps(make_cache):
     assert plan.epoch_of_step(49) == 196
 
 
+def test_small_epochs_are_planned_together_as_they_are_alone(make_cache):
+    lengths = [(3, 2), (5, 4), (5, 4), (2, 6), (1, 1), (8, 2), (4, 4)]
+    cache = make_cache(
+        [([5] * encoder, [6] * decoder) for encoder, decoder in lengths], tasks=[*"ababab", "b"]
+    )
+    rates = (("a", 1.0), ("b", 4.0))
+    config = dataclasses.replace(
+        CONFIG,
+        encoder_length=9,
+        decoder_length=7,
+        max_segments=2,
+        mixture_schedule=((3, rates), (2400, (("b", 1.0),))),
+    )
+    plan = PackingPlan(cache, config)
+    for epoch in (0, 2, 3, 4, 2399, 2400, 5000):
+        alone = plan._plan_block((epoch, 0))
+        assert as_lists(plan.block_rows(epoch, 0)) == as_lists(alone)
+    # A run that goes on far from the first step finds its place at once.
+    step = 5000
+    expected = as_lists(plan.rows_for_steps(step, step + 2))
+    resumed = PackingPlan(cache, config)
+    assert resumed.open_at(plan.bookmark(step))
+    assert as_lists(resumed.rows_for_steps(step, step + 2)) == expected
+    assert len(plan._places) < 20
+
+
 def test_ids_of_a_step_are_those_of_its_rows(make_cache):
     cache = make_cache([([5, 1], [6, 1]), ([7, 8, 1], [1]), ([1], [9, 9, 1])])
     names = dataclasses.replace(
