@@ -209,8 +209,9 @@ def results_table(metrics: Mapping[str, Any]) -> Table:
     """
     primary = METRIC_BY_NAME[metrics["primary_metric"]]
     floors = floors_of(metrics)
+    both = "" if primary.name == "exact_match" else " and exact match"
     table = Table(
-        title=f"{primary.title} and exact match from 0 to 100, beside floors that need no model",
+        title=f"{primary.title}{both} from 0 to 100, beside floors that need no model",
         caption=f"over best floor: 95 % interval of the difference in {primary.title}; "
         f"n: examples; few: below {FEW}",
         box=box.SIMPLE_HEAD,

@@ -117,7 +117,10 @@ def evaluate_checkpoint(
         "checkpoint": _checkpoint_record(checkpoint, loaded),
         "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
         "benchmark": {"name": protocol.name, "title": protocol.title} if protocol else None,
-        "decoding": _decoding_record(respondent, examples, answers),
+        "decoding": {
+            **_decoding_record(respondent, examples, answers),
+            "shots_of_benchmark": protocol.shots if protocol and shots is None else None,
+        },
         "code": code,
         **evaluation.figures,
         "breakdown": _breakdown(evaluation, protocol),
@@ -166,11 +169,13 @@ def _shown(
     """The examples with what is shown first: as asked, as the benchmark has it, or as they are."""
     in_order = protocol is not None and protocol.in_order
     if shots is None and protocol is not None and protocol.shots is not None:
-        shots = protocol.shots
-        try:
-            return with_shots(examples, data.train_examples(), shots=shots, in_order=in_order)
-        except ConfigError:
-            return examples  # The files hold nothing to show, and nobody asked for it.
+        # Of tasks that the files hold nothing to show of, nobody asked for it; it is said.
+        held = {example.task for example in data.train_examples()}
+        asked = [each for each in examples if each.demonstrations or each.task in held]
+        shown = with_shots(asked, data.train_examples(), shots=protocol.shots, in_order=in_order)
+        pairs = zip(asked, shown, strict=True)
+        found = {id(example): changed for example, changed in pairs}
+        return [found.get(id(example), example) for example in examples]
     if shots is None:
         return examples
     return with_shots(examples, data.train_examples(), shots=shots, in_order=in_order)
@@ -389,6 +394,7 @@ def _decoding_record(
         "max_new_tokens": limit,
         "encoder_length": respondent.encoder_length,
         "shots": max(len(example.demonstrations) for example in examples),
+        "examples_without_shots": sum(not example.demonstrations for example in examples),
         "inputs_cut": sum(answer.input_cut for answer in answers),
         "demonstrations_left_out": sum(answer.demonstrations_left_out for answer in answers),
         "targets_longer_than_limit": sum(answer.target_tokens > limit for answer in written),

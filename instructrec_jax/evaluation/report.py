@@ -218,6 +218,12 @@ def evaluation_notes(metrics: Mapping[str, Any]) -> list[str]:
             f"inputs longer than {decoding['encoder_length']} tokens, which were cut: "
             f"{decoding['inputs_cut']:,}"
         )
+    if decoding.get("shots_of_benchmark") and decoding["examples_without_shots"]:
+        notes.append(
+            f"questions asked zero-shot, for want of solved ones in the files, where the "
+            f"benchmark shows {decoding['shots_of_benchmark']}: "
+            f"{decoding['examples_without_shots']:,}"
+        )
     if decoding.get("demonstrations_left_out"):
         notes.append(
             f"solved questions that {decoding['encoder_length']} tokens had no room for: "
