@@ -235,7 +235,8 @@ def test_all_mistakes_of_a_recipe_are_told_at_once(tmp_path):
 
 
 def test_nothing_left_to_train_on(tmp_path):
-    with pytest.raises(DataError, match="no example to train on"):
+    told = r"train on: .* ([\d,]+) drafts made, \1 refused \(\1 long_target\)\. Widen"
+    with pytest.raises(DataError, match=told):
         built(
             tmp_path / "x", build__sources="python_topics", build__tasks="name_topic",
             build__max_target_characters="1",

@@ -22,7 +22,7 @@ from instructrec_jax.data.tokenizer_training import MINIMUM_PIECES, train_tokeni
 from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions import datasheet
 from instructrec_jax.instructions.audit import LeakAudit, NearLeaks, audit, near_leaks
-from instructrec_jax.instructions.counting import counts
+from instructrec_jax.instructions.counting import counts, why_nothing_is_left
 from instructrec_jax.instructions.curated_train import curate_train
 from instructrec_jax.instructions.example import (
     SPLITS,
@@ -213,7 +213,10 @@ def _build(
     phrasings = Phrasings.of(recipe)
     files = collect_shards(spool / "files", folder, dict(tally.records("file")))
     if not any(key[1] == TRAIN and count for key, count in tally.of("examples")):
-        raise DataError("the recipe leaves no example to train on: widen its limits and sources")
+        raise DataError(
+            f"the recipe leaves no example to train on: {why_nothing_is_left(tally)}. Widen the "
+            "limits, filters, licences or sources that took the most"
+        )
     if judge is not None:
         run = Run(recipe, tally)
         curate_train(folder, files, run=run, judge=judge, spool=spool, progress=progress)

@@ -11,6 +11,9 @@ from instructrec_jax.instructions.splitting import HOLDOUTS
 from instructrec_jax.instructions.tally import Tally
 from instructrec_jax.instructions.tasks import Task
 
+# Reasons that are told where nothing is left.
+_TOP_REASONS = 4
+
 
 def counts(tally: Tally, recipe: Recipe, phrasings: Phrasings) -> dict[str, Any]:
     """Counts of documents, drafts, examples, refusals, templates and languages of a dataset.
@@ -65,6 +68,35 @@ def missing_examples(counted: dict[str, Any], recipe: Recipe) -> str:
         if names and (split == TRAIN or recipe.test_fraction)
     ]
     return "; ".join(parts)
+
+
+def why_nothing_is_left(tally: Tally) -> str:
+    """A line on what became of everything, where no example of train is left: the top reasons."""
+    unreadable: Counter[str] = Counter()
+    for (_, reason), count in tally.of("unreadable"):
+        unreadable[reason] += count
+    refused: Counter[str] = Counter()
+    for (_, reason), count in tally.of("rejected"):
+        refused[reason] += count
+    documents: Counter[str] = Counter()
+    for (_, reason), count in tally.of("document_refused"):
+        documents[reason] += count
+    drafts = sum(count for _, count in tally.of("drafts"))
+    read = sum(count for _, count in tally.of("documents"))
+    held_out = sum(count for _, count in tally.of("examples"))
+    parts = [f"{read:,} documents read{_told(documents, 'left out: ')}"]
+    parts += [f"{unreadable.total():,} items not read{_told(unreadable)}"] if unreadable else []
+    parts += (
+        [f"{drafts:,} drafts made, {refused.total():,} refused{_told(refused)}"] if read else []
+    )
+    parts += [f"{held_out:,} examples, all of them held out"] if held_out else []
+    return "; ".join(parts)
+
+
+def _told(reasons: Counter[str], what: str = "") -> str:
+    """The most frequent reasons with their counts, in brackets."""
+    most = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(_TOP_REASONS))
+    return f" ({what}{most})" if most else ""
 
 
 def _task(name: str, task: Task, tally: Tally, phrasings: Phrasings) -> dict[str, Any]:

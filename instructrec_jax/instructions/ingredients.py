@@ -107,7 +107,7 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     if mine.get("recipe_sha256") == theirs.get("recipe_sha256"):
         return []
     recipe, other = mine["recipe"], _mapping(theirs.get("recipe"))
-    found = [key for key in recipe if recipe[key] != other.get(key)]
+    found = _unequal(recipe, other)
     found += [
         f"version of {name}"
         for name in _unequal(mine["versions"], _mapping(theirs.get("versions")))
@@ -115,8 +115,8 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
     kinds, others = mine["ingredients"], _mapping(theirs.get("ingredients"))
     for kind in _unequal(kinds, others):
         if kind == "templates":
+            tasks = _unequal(_mapping(kinds.get(kind)), _mapping(others.get(kind)))
             if "tasks" not in found:
-                tasks = _unequal(kinds[kind], _mapping(others.get(kind)))
                 found.append(f"templates of {', '.join(tasks)}")
         elif kind != "tokenizer" or kind not in found:
             found.append(f"the {kind}")
@@ -124,7 +124,9 @@ def differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 
 
 def _unequal(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    return [key for key in mine if mine[key] != theirs.get(key)]
+    """Keys of both, those that theirs alone has behind the others."""
+    keys = [*mine, *(key for key in theirs if key not in mine)]
+    return [key for key in keys if mine.get(key) != theirs.get(key)]
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -56,6 +56,10 @@ def test_differences_are_named_once(recipe):
     assert differences(mine, record(recipe, tasks=("find_bug",)))[0] == "tasks"
     assert differences(mine, record(recipe, sha256="ab")) == ["the tokenizer"]
     assert differences(mine, {**mine, "recipe_sha256": ""}) == ["format version"]
+    # A task that only the finished one has templates of.
+    templates = {**mine["ingredients"]["templates"], "sing_song": "ab"}
+    theirs = {**mine, "ingredients": {**mine["ingredients"], "templates": templates}}
+    assert differences(mine, {**theirs, "recipe_sha256": ""}) == ["templates of sing_song"]
     older = {key: mine[key] for key in ("recipe", "versions")}
     assert "the generators" in differences(mine, older)
 
