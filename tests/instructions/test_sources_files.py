@@ -215,6 +215,20 @@ def test_html(tmp_path):
     assert sorted(item.reason for item in unreadable) == ["code_block", "navigation", "table"]
 
 
+def test_html_that_is_not_shown_is_not_read(tmp_path):
+    (tmp_path / "a.html").write_text(
+        "<title>Frogs</title><h2 hidden>Secret</h2><p>A frog <b style='color:red'>lives</b> in a"
+        " pond<span aria-hidden='true'> UNSEEN icon</span>, mostly.</p>"
+        "<p hidden>UNSEEN one</p><div style='margin:0; Display : none'><p>UNSEEN two</p></div>"
+        "<ul><li style='visibility:hidden'>UNSEEN three</li><li aria-hidden='false'>It swims.</li>"
+        "</ul><p data-hidden='1'>It jumps.</p><i hidden></i>"
+    )
+    (document,), (left,) = read("html", tmp_path)
+    assert document.text == "A frog lives in a pond, mostly.\nIt swims.\nIt jumps."
+    assert document.content["headings"] == ("Frogs",)
+    assert left.reason == "hidden_text" and left.detail.startswith("5 of them")
+
+
 def test_html_believes_its_charset_where_it_fits(tmp_path):
     page = '<meta charset="{}"><p>Привет всем, кто это читает.</p>'
     (tmp_path / "a.html").write_bytes(page.format("koi8-r").encode("koi8-r"))

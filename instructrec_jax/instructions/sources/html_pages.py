@@ -43,6 +43,8 @@ s samp small span strike strong sub sup time tt u var wbr
 """
 _INLINE = frozenset(_INLINE_WORDS.split())
 _LEAST_CHARACTERS = 2
+_UNSEEN_STYLE = re.compile(r"(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.I)
+_HIDDEN = "hidden_text"
 
 
 def documents(corpus: Corpus, unit: tuple[str, ...]) -> Iterator[Document | Unreadable]:
@@ -112,14 +114,18 @@ def _raw_blocks(page: lxml.html.HtmlElement) -> Iterator[Paragraph | LeftOut]:
     hidden = 0
     for event, element in lxml.etree.iterwalk(page, events=("start", "end", "comment", "pi")):
         tag = element.tag if isinstance(element.tag, str) else ""
-        drops = tag in _SILENT or tag in _LEFT_OUT
+        unseen = bool(tag) and tag not in _SILENT and _is_unseen(element)
+        drops = unseen or tag in _SILENT or tag in _LEFT_OUT
         if event == "start":
             if not hidden and tag not in _INLINE:
                 yield from _flushed(state)
                 state.line = element.sourceline or state.line
-                state.level = int(tag[1]) if re.fullmatch("h[1-6]", tag) else -1
+                is_heading = not unseen and re.fullmatch("h[1-6]", tag)
+                state.level = int(tag[1]) if is_heading else -1
             if not hidden and tag in _LEFT_OUT:
                 yield LeftOut(_LEFT_OUT[tag], element.sourceline or state.line)
+            elif not hidden and unseen and any(map(str.isalpha, element.text_content())):
+                yield LeftOut(_HIDDEN, element.sourceline or state.line)
             hidden += drops
             if not hidden:
                 state.words.append("\n" if tag == "br" else element.text or "")
@@ -132,6 +138,15 @@ def _raw_blocks(page: lxml.html.HtmlElement) -> Iterator[Paragraph | LeftOut]:
         if not hidden:
             state.words.append(element.tail or "")
     yield from _flushed(state)
+
+
+def _is_unseen(element: lxml.html.HtmlElement) -> bool:
+    """Whether the page itself says that the element is not to be seen or not to be read."""
+    return (
+        "hidden" in element.attrib
+        or element.get("aria-hidden", "").strip().lower() == "true"
+        or _UNSEEN_STYLE.search(element.get("style", "")) is not None
+    )
 
 
 def _flushed(state: _State) -> Iterator[Paragraph]:
