@@ -30,8 +30,8 @@ def say(text: str = "") -> None:
 def run(main: Callable[[], int | None], *, needs_config: bool) -> NoReturn:
     """Reads the command line, calls `main` and exits with its code.
 
-    A UserError ends the program with its message on one line and its exit code; any other exception
-    is a defect of this code and keeps its traceback (exit code 1).
+    A UserError ends the program with its message and its exit code; any other exception is a defect
+    of this code and keeps its traceback (exit code 1).
     """
     if needs_config:
         # Named after the program, so that --help lists it among the program's own flags.
@@ -120,6 +120,8 @@ def _guarded(main: Callable[[], int | None]) -> int | None:
 
 
 def _fail(error: Exception, exit_code: int) -> NoReturn:
-    # Names from damaged files may hold line breaks.
-    say(f"error: {' '.join(str(error).splitlines())}")
+    # A configuration's problems are a list, one a line. Names from damaged files may hold line
+    # breaks.
+    between = "\n" if isinstance(error, ConfigError) else " "
+    say(f"error: {between.join(str(error).splitlines())}")
     sys.exit(exit_code)

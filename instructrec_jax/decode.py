@@ -37,6 +37,7 @@ else of the training side: no TensorFlow, no optimizer.
 import contextlib
 import dataclasses
 import gzip
+import hashlib
 import io
 import itertools
 import os
@@ -60,7 +61,7 @@ from instructrec_jax.decoding.answering import AnswerPrompts, answering
 from instructrec_jax.decoding.chat import chat
 from instructrec_jax.decoding.command import Command, answer_settings, read_command
 from instructrec_jax.decoding.loading import decode_mesh, load_decode_model
-from instructrec_jax.decoding.output_file import check_settings, open_output
+from instructrec_jax.decoding.output_file import INPUT_DIGEST, check_settings, open_output
 from instructrec_jax.decoding.progress import Progress
 from instructrec_jax.decoding.prompts import Assemble, BrokenLine, Prompt, read_prompts
 from instructrec_jax.decoding.shards import Shard, check_neighbours, finish
@@ -68,10 +69,11 @@ from instructrec_jax.errors import ConfigError, DataError, UserError
 from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.few_shot import fitted_text, token_length
 from instructrec_jax.instructions.writing import json_line
-from instructrec_jax.training.environment import join_processes
+from instructrec_jax.training import processes
 from instructrec_jax.training.model_folder import LoadedModel
 
-adopt_module_key_flags(flags)  # so that --help lists them
+for module in (flags, processes):  # so that --help lists them
+    adopt_module_key_flags(module)
 
 # Batches of lines that are held at once: they are sorted by length, so that batches have little
 # padding, and written when all are answered.
@@ -93,8 +95,8 @@ class Summary:
 def main() -> None:
     """The binary."""
     command = read_command()
-    if flags.DISTRIBUTED.value:
-        join_processes()
+    if processes.DISTRIBUTED.value:
+        processes.join_processes()
     if flags.COMPILE_CACHE.value:
         jax.config.update("jax_compilation_cache_dir", flags.COMPILE_CACHE.value)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -117,6 +119,9 @@ def main() -> None:
             return
         answer = answering(model, command, encoder_length=encoder_length)
         settings = {**answer_settings(), "input": name, "model": _identity(model)}
+        if file is not None and Path(name).is_file():
+            with open(name, "rb") as whole:
+                settings[INPUT_DIGEST] = hashlib.file_digest(whole, "sha256").hexdigest()
         # What answers has parameters of its own now.
         model = dataclasses.replace(model, params=None)
         records: Iterable[Prompt | BrokenLine]
@@ -223,7 +228,7 @@ def _destination(
             output, done = _opened(files, remaining, settings, shard)
         except UserError as error:
             problem, done = error, -1
-    if flags.DISTRIBUTED.value:
+    if processes.DISTRIBUTED.value:
         done = int(multihost_utils.broadcast_one_to_all(np.int32(done)))
     if problem is not None:
         raise problem

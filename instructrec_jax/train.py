@@ -21,18 +21,14 @@ from instructrec_jax.data.preview import mixture_table, rows_text
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
-from instructrec_jax.training import sharding
+from instructrec_jax.training import processes, sharding
 from instructrec_jax.training.checkpoint import read_metadata
 from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
 from instructrec_jax.training.doctor import check_everything, machine
-from instructrec_jax.training.environment import (
-    environment_record,
-    join_processes,
-    seconds_since_start,
-)
+from instructrec_jax.training.environment import environment_record, seconds_since_start
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.keeping import step_folders
@@ -55,18 +51,13 @@ from instructrec_jax.training.step import TrainState
 from instructrec_jax.training.summary import memory_summary, parameter_table, run_summary
 from instructrec_jax.training.trackers import open_trackers
 
+flags.adopt_module_key_flags(processes)  # so that --help lists them
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; the config has a default.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of JSON lines.")
 _INIT = flags.DEFINE_string("init", None, "Run or model folder whose parameters to start from.")
 _DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Check and describe the run; take no step.")
 _PREVIEW = flags.DEFINE_integer(
     "preview", 0, "As --dry_run, and show so many packed rows of step 1.", lower_bound=0
-)
-_DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed",
-    False,
-    "This is one of several processes: of a TPU pod, of SLURM, or of those that the variables "
-    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID describe.",
 )
 
 
@@ -75,8 +66,8 @@ def main() -> None:
     config, origins = loaded_config(
         workdir=_WORKDIR.value, dataset=_DATASET.value, init=_INIT.value
     )
-    if _DISTRIBUTED.value:
-        join_processes()
+    if processes.DISTRIBUTED.value:
+        processes.join_processes()
     workdir = Path(config.workdir)
     dry_run = _DRY_RUN.value or _PREVIEW.value > 0
     if dry_run:

@@ -12,6 +12,7 @@ from instructrec_jax.decoding.logit_rules import LogitRules
 from instructrec_jax.decoding.sampling import SamplingSettings
 from instructrec_jax.decoding.shards import Shard
 from instructrec_jax.errors import ConfigError
+from instructrec_jax.training.processes import DISTRIBUTED
 
 _DEFAULT_NUM_BEAMS = 4
 
@@ -56,6 +57,18 @@ EARLY_STOPPING = flags.DEFINE_enum(
     ["false", "true", "never"],
     "When beam search ends once --num_beams answers have: where no other seems likely to be "
     "better (false, the default), at once (true), or where none can be (never).",
+)
+NUM_BEAM_GROUPS = flags.DEFINE_integer(
+    "num_beam_groups",
+    None,
+    "Diverse beam search: so many groups share --num_beams, and each shuns what those before it "
+    "write; 1 by default.",
+)
+DIVERSITY_PENALTY = flags.DEFINE_float(
+    "diversity_penalty",
+    None,
+    "What a token costs a group for each beam of the groups before it that has it there; 1 with "
+    "several --num_beam_groups.",
 )
 NUM_OUTPUTS = flags.DEFINE_integer(
     "num_outputs",
@@ -124,21 +137,22 @@ SHARD_INDEX = flags.DEFINE_integer(
 SHARD_COUNT = flags.DEFINE_integer(
     "shard_count", None, "Processes that share --input, each with a file beside --output."
 )
-DISTRIBUTED = flags.DEFINE_boolean(
-    "distributed", False, "Several processes that are one: --mesh is over the devices of all."
-)
 COMPILE_CACHE = flags.DEFINE_string(
     "compile_cache", None, "Folder that keeps compiled programs for the next run."
 )
 
 # Flags that have a meaning with one search alone, and values that mean nothing special.
 _OF_SEARCH = {
-    "beam": ((NUM_BEAMS, 1), (LENGTH_PENALTY, None), (EARLY_STOPPING, None)),
+    "beam": (
+        *((NUM_BEAMS, 1), (LENGTH_PENALTY, None), (EARLY_STOPPING, None)),
+        *((NUM_BEAM_GROUPS, 1), (DIVERSITY_PENALTY, None)),
+    ),
     "sample": ((TEMPERATURE, None), (TOP_K, None), (TOP_P, None), (MIN_P, None), (SEED, None)),
 }
 # Flags that have a meaning only where answers are generated.
 _OF_GENERATING: tuple[flags.FlagHolder[Any], ...] = (
     *(SEARCH, NUM_BEAMS, LENGTH_PENALTY, EARLY_STOPPING, NUM_OUTPUTS, MAX_NEW_TOKENS),
+    *(NUM_BEAM_GROUPS, DIVERSITY_PENALTY),
     *(MIN_NEW_TOKENS, TEMPERATURE, TOP_K, TOP_P, MIN_P, SEED, REPETITION_PENALTY),
     *(NO_REPEAT_NGRAM, BAD_WORDS, STOP, PREFIX, CONSTRAIN, REGEX, JSON_SCHEMA),
 )
@@ -150,6 +164,7 @@ _LEAST: tuple[tuple[flags.FlagHolder[int | None], int], ...] = (
     (MAX_INPUT_TOKENS, 1),
     (NUM_BEAMS, 1),
     (NUM_OUTPUTS, 1),
+    (NUM_BEAM_GROUPS, 1),
     (BATCH_SIZE, 1),
 )
 _EARLY_STOPPING_VALUES: dict[str | None, bool | Literal["never"]] = {
@@ -319,11 +334,21 @@ def _beam_settings() -> BeamSettings:
     num_outputs = 1 if NUM_OUTPUTS.value is None else NUM_OUTPUTS.value
     if num_outputs > num_beams:
         raise ConfigError(f"--num_outputs={num_outputs} is more than --num_beams={num_beams}")
+    groups = NUM_BEAM_GROUPS.value or 1
+    if num_beams % groups:
+        raise ConfigError(f"--num_beam_groups={groups} does not divide --num_beams={num_beams}")
+    penalty = DIVERSITY_PENALTY.value
+    if penalty is not None and groups == 1:
+        raise ConfigError(f"--diversity_penalty={penalty} needs several --num_beam_groups")
+    if penalty is None:
+        penalty = 0.0 if groups == 1 else 1.0
     return BeamSettings(
         num_beams=num_beams,
         length_penalty=1.0 if LENGTH_PENALTY.value is None else LENGTH_PENALTY.value,
         early_stopping=_EARLY_STOPPING_VALUES[EARLY_STOPPING.value],
         num_outputs=num_outputs,
+        num_beam_groups=groups,
+        diversity_penalty=penalty,
     )
 
 

@@ -8,6 +8,8 @@ has come. A last line without its end is cut off. Other settings are refused, fo
 hold answers of two kinds.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ from instructrec_jax.errors import ConfigError, DataError
 
 # In the settings of a shard that is whole: the number of lines of the whole input.
 FINISHED = "finished_lines"
+# The setting that says what a file of questions held.
+INPUT_DIGEST = "input_sha256"
 
 
 def open_output(
@@ -25,19 +29,29 @@ def open_output(
 ) -> tuple[IO[bytes], int, str | int | None]:
     """The file to append to, the number of lines that it has, and the id of its last line.
 
-    ConfigError: it cannot be written, or holds answers that were made with other settings.
+    ConfigError: it cannot be written, is being written by another process, or holds answers that
+    were made with other settings. DataError: answers to what the input held before.
     """
     # As JSON gives them back, so that they compare.
     asked = json.loads(json.dumps(dict(settings)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        has_answers = path.exists() and path.stat().st_size > 0
-        if has_answers and not overwrite:
-            check_settings(path, asked)
-            count, last = _whole_lines(path)
-            return open(path, "ab"), count, last
-        write_state(path, asked)
-        return open(path, "wb"), 0, None
+        with contextlib.ExitStack() as unless_it_fails:
+            file = unless_it_fails.enter_context(open(path, "ab"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            count, last = 0, None
+            if path.stat().st_size > 0 and not overwrite:
+                check_settings(path, asked)
+                count, last = _whole_lines(path)
+            else:
+                if path.is_file():
+                    # Before the new settings: old answers must never stand beside them.
+                    file.truncate(0)
+                write_state(path, asked)
+            unless_it_fails.pop_all()
+            return file, count, last
+    except BlockingIOError:
+        raise ConfigError(f"--output={path}: another process is writing it") from None
     except OSError as error:
         raise ConfigError(f"--output={path} cannot be written: {error.strerror}") from None
 
@@ -48,6 +62,11 @@ def check_settings(path: Path, asked: Mapping[str, Any]) -> None:
     made_with.pop(FINISHED, None)
     names = {*made_with, *asked}
     other = sorted(name for name in names if made_with.get(name) != asked.get(name))
+    if other == [INPUT_DIGEST]:
+        raise DataError(
+            f"--output={path} holds answers to another content of {asked['input']}: the input has "
+            "changed; choose another file, or start it over with --overwrite"
+        )
     if other:
         name = other[0]
         raise ConfigError(

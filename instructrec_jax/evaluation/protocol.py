@@ -272,8 +272,13 @@ def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
     examples = len(statistics[primary])
     model = group_metrics(statistics)
     floors = {name: group_metrics(each) for name, each in systems.items() if name != "model"}
-    best = max(floors, key=lambda name: floors[name][primary])
-    difference = paired_difference(primary, statistics[primary], systems[best][primary])
+    differences = {
+        name: paired_difference(primary, statistics[primary], systems[name][primary])
+        for name in floors
+    }
+    # The floor that is hardest to be told from: above it means above each of them.
+    best = min(differences, key=lambda name: differences[name].low)
+    difference = differences[best]
     above = difference.low > 0 and beats_floors(model, floors, primary=primary)
     return {
         "examples": examples,

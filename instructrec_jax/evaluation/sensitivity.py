@@ -218,7 +218,7 @@ def overall_verdict(variants: Mapping[str, Mapping[str, Any]]) -> str:
     if not deciding:
         return "nothing to change"
     rows = [(each, variants[each.name]) for each in deciding]
-    few = " (few)" if all(row["examples"] < FEW for _, row in rows) else ""
+    few = " (few)" if any(row["examples"] < FEW for _, row in rows) else ""
     return (FOLLOWS if all(_falls(each, row["drop"]) for each, row in rows) else IGNORES) + few
 
 

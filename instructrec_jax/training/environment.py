@@ -12,33 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from instructrec_jax.errors import ConfigError
-
 # Those whose versions decide what a run computes.
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "sentencepiece", "numpy")
-
-
-def join_processes() -> None:
-    """Makes this process one of a run's; call it before any other use of JAX.
-
-    JAX finds the others by itself on Cloud TPU, SLURM and Kubernetes; elsewhere three environment
-    variables name them: JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID.
-
-    Raises:
-      ConfigError: no other process was found.
-    """
-    count, index = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
-    try:
-        if count is None and index is None:
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(num_processes=int(count or ""), process_id=int(index or ""))
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"--distributed: the processes of the run cannot be found ({error}); set "
-            "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
-        ) from error
 
 
 def environment_record(mesh: Mesh) -> dict[str, Any]:

@@ -112,7 +112,9 @@ class SpikeDetector:
         if len(self._losses) >= _ENOUGH:
             median = statistics.median(self._losses)
             spread = statistics.median(abs(each - median) for each in self._losses) / _MAD
-            if loss > median + self._limit * max(spread, 1e-9):
-                return (loss - median) / max(spread, 1e-9)
+            # Losses that hardly differ, as of one batch over and over, make no spike of a ripple.
+            spread = max(spread, 1e-3 * abs(median), 1e-9)
+            if loss > median + self._limit * spread:
+                return (loss - median) / spread
         self._losses.append(loss)
         return None

@@ -257,13 +257,23 @@ def _train_step(
         "input_tokens": input_tokens,
         "sequences": sums["sequences"],
         "gradient_norm": norm,
-        "learning_rate": jnp.asarray(schedule(state.step), jnp.float32),
+        "learning_rate": jnp.asarray(
+            schedule(_updates_made(state.optimizer_state, state.step)), jnp.float32
+        ),
         "applied": finite.astype(jnp.float32),
         "nonfinite_in_a_row": nonfinite_in_a_row,
         "stop_votes": stop_votes.sum(),
         **{name: sums[name] for name in by_task},
     }
     return new_state, figures
+
+
+def _updates_made(optimizer_state: Any, step: Array) -> Array:
+    """The optimizer's own count, which its schedule follows: skipped steps are not in it."""
+    leaves = jax.tree_util.tree_leaves_with_path(optimizer_state)
+    counts = [leaf for path, leaf in leaves if sharding.path_name(path).endswith("count")]
+    # One for each layer where the optimizer is mapped over the stacked layers.
+    return jnp.max(counts[0]) if counts else step
 
 
 def _averaged(state: TrainState, trained: Any, decay: float) -> Any:
