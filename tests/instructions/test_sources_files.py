@@ -279,6 +279,44 @@ def test_python_of_a_repository(tmp_path):
     }
 
 
+def test_links_stay_inside_unless_told_and_end_in_circles_never(tmp_path):
+    outside, root = tmp_path / "home", tmp_path / "corpus"
+    for folder in (outside / "deep", root / "own"):
+        folder.mkdir(parents=True)
+        (folder / "text.txt").write_text(PARAGRAPH)
+    for link, target in {
+        "secret.txt": outside / "deep/text.txt",
+        "inside.txt": root / "own/text.txt",
+        "self.txt": root / "self.txt",
+        "home": outside,
+        "own/up": root,
+        "own/around": root / "own",
+    }.items():
+        (root / link).symlink_to(target)
+    (outside / "back").symlink_to(root)
+    documents, unreadable = read("text", root)
+    assert [document.uri for document in documents] == ["inside.txt", "own/text.txt"]
+    assert reasons(unreadable) == {
+        "secret.txt": "link_out_of_folder",
+        "self.txt": "unreadable",
+        **dict.fromkeys(("home", "own/up", "own/around"), "linked_folder"),
+    }
+    # The corpus's own folder may be a link, and so may a file that is named by itself.
+    (tmp_path / "link").symlink_to(root)
+    assert len(read("text", tmp_path / "link")[0]) == 2
+    assert len(read("text", root / "secret.txt")[0]) == 1
+    assert len(read("text", root / "*.txt")[0]) == 1
+    documents, unreadable = read("text", root, follow_links="true")
+    assert [document.uri for document in documents] == [
+        *("home/deep/text.txt", "inside.txt", "own/text.txt", "secret.txt")
+    ]
+    before = ("home/back", "own/around", "own/up")
+    assert reasons(unreadable) == {
+        "self.txt": "unreadable",
+        **dict.fromkeys(before, "folder_entered_before"),
+    }
+
+
 def test_subtitles_as_dialogue(tmp_path):
     (tmp_path / "film.en.srt").write_text(SRT)
     (document,), (sound,) = read("subtitles", tmp_path)

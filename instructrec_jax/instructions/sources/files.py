@@ -8,6 +8,7 @@ not entered. Everything but the first two is counted, never dropped in silence.
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -26,11 +27,17 @@ WHOLE_FILE_BYTES = 64 << 20
 _MAGIC = re.compile(r"[*?\[]")
 
 
+FOLLOW_LINKS = Option(
+    False, "whether links to folders, and to files outside the corpus's folder, are followed"
+)
+
+
 def file_options(*patterns: str) -> dict[str, Option]:
     """The options of every reader of text files."""
     return {
         "files": Option(patterns, "shell patterns of the file names that are taken from a folder"),
         "encoding": Option("", "of all files; empty = found out for each file"),
+        "follow_links": FOLLOW_LINKS,
     }
 
 
@@ -64,8 +71,9 @@ def listed(
 ) -> Iterator[Unit]:
     """Yield the units of a corpus's files, folder by folder in the order of names.
 
-    Hidden folders, links to folders, and folders for which `skip(name, path)` gives a reason are
-    not entered.
+    Hidden folders and folders for which `skip(name, path)` gives a reason are not entered; links to
+    folders, and to files that lie outside, are followed where the option `follow_links` says so. A
+    folder is entered once: links may go round in circles.
 
     Raises:
         DataError: there is no such path.
@@ -75,16 +83,19 @@ def listed(
         raise DataError(f"{corpus.name}: {problems[0]}")
     place = Path(corpus.path).expanduser()
     root = root_of(corpus.path)
+    follow = corpus.options.get("follow_links", False)
     if place.is_file():
         yield FILE, place.name
     elif place.is_dir():
         patterns = corpus.options["files"]
-        yield from _walk(root, "", lambda _, name: _matches(name, patterns), skip, count=True)
+        walk = _Walk(root, lambda _, name: _matches(name, patterns), skip, follow, count=True)
+        yield from walk.units("")
     else:
         pattern = _glob_expression(place.relative_to(root).as_posix())
-        yield from _walk(
-            root, "", lambda path, _: bool(pattern.fullmatch(path)), lambda *_: "", count=False
+        walk = _Walk(
+            root, lambda path, _: bool(pattern.fullmatch(path)), lambda *_: "", follow, count=False
         )
+        yield from walk.units("")
 
 
 def input_files(corpus: Corpus) -> Iterator[Path]:
@@ -95,43 +106,74 @@ def input_files(corpus: Corpus) -> Iterator[Path]:
             yield root / unit[1]
 
 
-def _walk(
-    root: Path,
-    folder: str,
-    wanted: Callable[[str, str], bool],
-    skip: Callable[[str, Path], str],
-    *,
-    count: bool,
-) -> Iterator[Unit]:
+@dataclass(frozen=True)
+class _Walk:
+    """A way through a folder: which files are wanted, which folders are not entered, and why."""
+
+    root: Path
+    wanted: Callable[[str, str], bool]
+    skip: Callable[[str, Path], str]
+    follow: bool
+    count: bool
+    entered: set[str] = field(default_factory=set)
+
+    def units(self, folder: str) -> Iterator[Unit]:
+        """The units of a folder inside the root, and of those inside it."""
+        self.entered.add(os.path.realpath(self.root / folder))
+        try:
+            with os.scandir(self.root / folder) as entries:
+                found = sorted(
+                    (entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries
+                )
+        except OSError as error:
+            yield SKIPPED, folder, "unreadable_folder", error.strerror or ""
+            return
+        others = False
+        for name, is_folder, is_link in found:
+            path = f"{folder}/{name}" if folder else name
+            wanted = not is_folder and self.wanted(path, name)
+            others = others or not (is_folder or wanted)
+            if is_folder or wanted:
+                reason = (
+                    self._folder(name, path, is_link) if is_folder else self._file(path, is_link)
+                )
+                if reason:
+                    yield SKIPPED, path, reason, ""
+                elif is_folder:
+                    yield from self.units(path)
+                else:
+                    yield FILE, path
+        if others and self.count:
+            yield OTHER_FILES, folder
+
+    def _folder(self, name: str, path: str, is_link: bool) -> str:
+        """Why a folder is not entered."""
+        if is_link and not self.follow:
+            return "linked_folder"
+        if self.follow and os.path.realpath(self.root / path) in self.entered:
+            return "folder_entered_before"
+        return "hidden_folder" if name.startswith(".") else self.skip(name, self.root / path)
+
+    def _file(self, path: str, is_link: bool) -> str:
+        """Why a file is not read."""
+        place = self.root / path
+        # What a link leads to may be no part of the corpus, and nobody's to pass on.
+        if is_link and not self.follow and not _is_inside(place, self.root):
+            return "link_out_of_folder"
+        # Reading a pipe or a device would never end.
+        return "no_regular_file" if place.exists() and not place.is_file() else ""
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
-        with os.scandir(root / folder) as entries:
-            found = sorted(
-                (entry.name, entry.is_dir(), entry.is_dir(follow_symlinks=False))
-                for entry in entries
-            )
-    except OSError as error:
-        yield SKIPPED, folder, "unreadable_folder", error.strerror or ""
-        return
-    others = False
-    for name, is_folder, is_real_folder in found:
-        path = f"{folder}/{name}" if folder else name
-        if is_folder:
-            reason = "linked_folder" if not is_real_folder else ""
-            reason = reason or ("hidden_folder" if name.startswith(".") else "")
-            reason = reason or skip(name, root / path)
-            if reason:
-                yield SKIPPED, path, reason, ""
-            else:
-                yield from _walk(root, path, wanted, skip, count=count)
-        elif wanted(path, name):
-            # Reading a pipe or a device would never end.
-            place = root / path
-            special = place.exists() and not place.is_file()
-            yield (SKIPPED, path, "no_regular_file", "") if special else (FILE, path)
-        else:
-            others = True
-    if others and count:
-        yield OTHER_FILES, folder
+        return entry.is_dir()
+    except OSError:
+        # A link that leads to itself: told where it is read.
+        return False
+
+
+def _is_inside(place: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(folder))
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -157,7 +199,7 @@ def left_out(corpus: Corpus, unit: Unit) -> Iterator[Unreadable]:
         yield Unreadable(corpus.name, path or ".", reason=rest[0], detail=rest[1])
         return
     with os.scandir(root_of(corpus.path) / path) as entries:
-        names = sorted(entry.name for entry in entries if not entry.is_dir())
+        names = sorted(entry.name for entry in entries if not _is_folder(entry))
     for name in names:
         if not _matches(name, corpus.options["files"]):
             address = shown(f"{path}/{name}" if path else name)
