@@ -11,67 +11,22 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from instructrec_jax.decoding.beam_settings import BeamSettings
+from instructrec_jax.decoding.diverse import times_taken, with_groups
 from instructrec_jax.decoding.guides import Guide
 from instructrec_jax.decoding.logit_rules import LogitRules, ruled
 from instructrec_jax.decoding.prepared import PreparedModel, prepared_model
 from instructrec_jax.decoding.rows import Rows, encoded_rows
-from instructrec_jax.errors import ConfigError
 from instructrec_jax.model.config import T5Config
 from instructrec_jax.model.layers import constrain
 from instructrec_jax.model.t5 import T5, DecodeCache
-
-
-@dataclass(frozen=True)
-class BeamSettings:
-    """How to search; the names and defaults are those of transformers' `generate`.
-
-    A prompt's search ends when `num_beams` answers have ended and, by `early_stopping`:
-    - True: at once;
-    - False: no answer under way could enter the list by its score at its present length;
-    - "never": nor at the length limit, which matters where a `length_penalty` above 0 divides
-      longer answers' sums by more.
-    All of them end at the length limit, where the best answers under way count as ended.
-    ConfigError: more outputs than beams.
-    """
-
-    num_beams: int
-    length_penalty: float = 1.0
-    early_stopping: bool | Literal["never"] = False
-    num_outputs: int = 1  # best answers to return, num_beams at most
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_outputs <= self.num_beams:
-            raise ConfigError(
-                f"num_outputs must be from 1 to num_beams ({self.num_beams}), "
-                f"not {self.num_outputs}"
-            )
-
-    def check(self, *, max_new_tokens: int, vocabulary_size: int) -> None:
-        """ConfigError where no such search for so many tokens of so many kinds can be."""
-        if self.num_beams >= vocabulary_size:
-            raise ConfigError(
-                f"num_beams must be less than the {vocabulary_size} tokens of the vocabulary, "
-                f"not {self.num_beams}"
-            )
-        divisors = self.length_divisors(max_new_tokens)
-        if not (np.isfinite(divisors).all() and (divisors > 0).all()):
-            raise ConfigError(
-                f"length_penalty {self.length_penalty} is out of range: {max_new_tokens} tokens to "
-                "this power are no float32 number"
-            )
-
-    def length_divisors(self, max_new_tokens: int) -> np.ndarray:
-        """float32 [max_new_tokens]: what divides the sum of 1, 2, ... tokens, eos included."""
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            powers = np.arange(1, max_new_tokens + 1, dtype=np.float64) ** self.length_penalty
-            return powers.astype(np.float32)
 
 
 @jax.tree_util.register_dataclass
@@ -168,14 +123,15 @@ def beam_search(
         divisors=divisors,
         hoped_divisors=np.full_like(divisors, divisors[-1]) if to_the_end else divisors,
         stop_when_full=settings.early_stopping is True,
+        diversity_penalty=settings.diversity_penalty,
         eos_id=eos_id,
     )
-    num_beams = settings.num_beams
+    groups = settings.num_beam_groups
+    sizes: _Sizes = {"config": config, "groups": groups, "num_beams": settings.num_beams // groups}
     if guides is None and ends is None:
-        return _beam_search(model, rows, limits, config=config, num_beams=num_beams)
-    return _guided_search(
-        model, rows, limits, config=config, num_beams=num_beams, guides=guides, ends=ends
-    )
+        return _beam_search(model, rows, limits, **sizes)
+    by_group = None if guides is None else [guide for guide in guides for _ in range(groups)]
+    return _guided_search(model, rows, limits, **sizes, guides=by_group, ends=ends)
 
 
 @jax.tree_util.register_dataclass
@@ -187,12 +143,27 @@ class _Limits:
     divisors: Array | np.ndarray  # float32 [max_new_tokens]: of the lengths 1, 2, ...
     hoped_divisors: Array | np.ndarray  # those by which an answer under way is thought to end
     stop_when_full: Array | bool
+    diversity_penalty: Array | float
     eos_id: Array | int
 
 
-@partial(jax.jit, static_argnames=("config", "num_beams"))
+class _Sizes(TypedDict):
+    """What a search is compiled for."""
+
+    config: T5Config
+    groups: int
+    num_beams: int  # of a group
+
+
+@partial(jax.jit, static_argnames=("config", "groups", "num_beams"))
 def _beam_search(
-    model: PreparedModel, rows: Rows, limits: _Limits, *, config: T5Config, num_beams: int
+    model: PreparedModel,
+    rows: Rows,
+    limits: _Limits,
+    *,
+    config: T5Config,
+    groups: int,
+    num_beams: int,
 ) -> Beams:
     """A whole search on the devices."""
 
@@ -200,12 +171,14 @@ def _beam_search(
         return (search.new_tokens < search.tokens.shape[-1]) & jnp.any(search.open)
 
     def step(search: _Search) -> _Search:
-        search, candidates = _proposed(model, search, rows, limits, None, config=config)
+        search, candidates = _proposed(
+            model, search, rows, limits, None, config=config, groups=groups
+        )
         return _advanced(search, candidates, limits, candidates.tokens == limits.eos_id)[0]
 
+    rows = with_groups(rows, groups)
     search = _start(rows, num_beams=num_beams)
-    ended = jax.lax.while_loop(under_way, step, search).ended
-    return jax.tree.map(lambda leaf: constrain(leaf, *(None,) * leaf.ndim), ended)
+    return _whole(_best_of_groups(jax.lax.while_loop(under_way, step, search).ended, groups))
 
 
 def _guided_search(
@@ -214,11 +187,13 @@ def _guided_search(
     limits: _Limits,
     *,
     config: T5Config,
+    groups: int,
     num_beams: int,
     guides: Sequence[Guide] | None,
     ends: Ends | None,
 ) -> Beams:
-    """A search whose tokens the host looks at one by one."""
+    """A search whose tokens the host looks at one by one, with a guide for each group."""
+    rows = _with_groups_jit(rows, groups)
     search = _start_jit(rows, num_beams=num_beams)
     prompts, max_new_tokens = search.tokens.shape[0], search.tokens.shape[-1]
     guides = [] if guides is None else guides
@@ -235,7 +210,9 @@ def _guided_search(
                 for beam, state in enumerate(states[row]):
                     allowed[row, beam] = state is not None and guide.allowed(state)
             allowed = allowed.reshape(-1, len(everything))
-        search, candidates = _proposed_jit(model, search, rows, limits, allowed, config=config)
+        search, candidates = _proposed_jit(
+            model, search, rows, limits, allowed, config=config, groups=groups
+        )
         parents, chosen, scores = (
             np.asarray(leaf) for leaf in (candidates.parents, candidates.tokens, candidates.scores)
         )
@@ -245,7 +222,7 @@ def _guided_search(
             looked_at = np.isfinite(scores) & ~over & np.asarray(search.open)[:, None]
             for row, rank in np.argwhere(looked_at):
                 answer = before[row, parents[row, rank], :length].tolist()
-                over[row, rank] = ends(int(row), [*answer, int(chosen[row, rank])])
+                over[row, rank] = ends(int(row) // groups, [*answer, int(chosen[row, rank])])
         search, kept = _advanced_jit(search, candidates, limits, over)
         for row, places in enumerate(np.asarray(kept)[: len(guides)]):
             states[row] = [
@@ -254,7 +231,7 @@ def _guided_search(
                 else None
                 for place in places
             ]
-    return search.ended
+    return _best_of_groups_jit(search.ended, groups)
 
 
 def _start(rows: Rows, *, num_beams: int) -> _Search:
@@ -267,7 +244,7 @@ def _start(rows: Rows, *, num_beams: int) -> _Search:
     cache = _with_self_attention(
         rows.cache, lambda keys: constrain(for_beams(keys), "batch", "heads", None, None)
     )
-    tokens = jnp.zeros((batch, num_beams, max_new_tokens), jnp.int32)
+    tokens = _whole(jnp.zeros((batch, num_beams, max_new_tokens), jnp.int32))
     nothing = jnp.full((batch, num_beams), -jnp.inf, jnp.float32)
     return _Search(
         cache=dataclasses.replace(cache, start=for_beams(cache.start)),
@@ -276,7 +253,7 @@ def _start(rows: Rows, *, num_beams: int) -> _Search:
         tokens=tokens,
         scores=nothing.at[:, 0].set(0.0),
         ended=Beams(tokens, jnp.zeros((batch, num_beams), jnp.int32), nothing, nothing),
-        open=~rows.finished,
+        open=_whole(~rows.finished),
     )
 
 
@@ -288,6 +265,7 @@ def _proposed(
     allowed: Array | np.ndarray | None,
     *,
     config: T5Config,
+    groups: int,
 ) -> tuple[_Search, _Candidates]:
     """The search with one more place in its cache, and what may stand there.
 
@@ -296,20 +274,37 @@ def _proposed(
     apply: Callable[..., Any] = partial(T5(config).apply, {"params": model.params})
     logits, cache = apply(model.layers, search.last_tokens, search.cache, method="decode_step")
     log_probabilities = logits - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
-    num_beams = search.tokens.shape[1]
+    prompts, num_beams, _ = search.tokens.shape
     lengths = jnp.repeat(rows.lengths, num_beams)
-    possible = ruled(
-        limits.rules,
-        log_probabilities,
-        history=_history(rows, search.tokens),
-        lengths=lengths + search.new_tokens,
-        new_tokens=jnp.full_like(lengths, search.new_tokens),
-        eos_id=limits.eos_id,
-    )
-    if allowed is not None:
-        possible = jnp.where(allowed, possible, -jnp.inf)
-    search = dataclasses.replace(search, cache=cache)
-    return search, _candidates(possible, search.scores)
+    history = _history(rows, search.tokens)
+
+    def of_group(x: Array | np.ndarray, group: int) -> Array:
+        by_group = jnp.reshape(x, (prompts // groups, groups, -1, *x.shape[1:]))[:, group]
+        return by_group.reshape(-1, *x.shape[1:])
+
+    taken: Array | float = 0.0
+    found = []
+    for group in range(groups):
+        shunned = jnp.repeat(taken, num_beams, axis=0) if group else taken
+        own_lengths = of_group(lengths, group)
+        possible = ruled(
+            limits.rules,
+            of_group(log_probabilities, group) - limits.diversity_penalty * shunned,
+            history=of_group(history, group),
+            lengths=own_lengths + search.new_tokens,
+            new_tokens=jnp.full_like(own_lengths, search.new_tokens),
+            eos_id=limits.eos_id,
+        )
+        if allowed is not None:
+            possible = jnp.where(of_group(allowed, group), possible, -jnp.inf)
+        candidates = _candidates(possible, of_group(search.scores, group))
+        found.append(candidates)
+        going_on = (candidates.tokens != limits.eos_id) & of_group(search.open, group)[:, None]
+        best, kept = jax.lax.top_k(jnp.where(going_on, candidates.scores, -jnp.inf), num_beams)
+        chosen = _of_beams(candidates.tokens, kept)
+        taken += times_taken(chosen, best, vocabulary_size=possible.shape[-1])
+    together = jax.tree.map(lambda *of: jnp.stack(of, axis=1).reshape(prompts, -1), *found)
+    return dataclasses.replace(search, cache=cache), _whole(together)
 
 
 def _history(rows: Rows, tokens: Array) -> Array:
@@ -349,16 +344,34 @@ def _advanced(
         cache=_reordered(search.cache, _of_beams(candidates.parents, kept)),
         last_tokens=_of_beams(chosen, kept).reshape(-1),
         new_tokens=length,
-        tokens=_of_beams(tokens, kept),
+        tokens=_whole(_of_beams(tokens, kept)),
         scores=running_scores,
-        ended=ended,
-        open=search.open & improvable & ~(full & limits.stop_when_full),
+        ended=_whole(ended),
+        open=_whole(search.open & improvable & ~(full & limits.stop_when_full)),
     )
-    return search, kept
+    return search, _whole(kept)
 
 
+def _best_of_groups(ended: Beams, groups: int) -> Beams:
+    """The answers [B, N] of all groups, the best first, of those of each [B * G, N / G]."""
+    if groups == 1:
+        return ended
+    together = jax.tree.map(
+        lambda leaf: leaf.reshape(-1, groups * leaf.shape[1], *leaf.shape[2:]), ended
+    )
+    _, best = jax.lax.top_k(together.beam_scores, together.beam_scores.shape[1])
+    return jax.tree.map(partial(_of_beams, places=best), together)
+
+
+def _whole(tree: Any) -> Any:
+    """Whole on every device, so that every process can look at it."""
+    return jax.tree.map(lambda leaf: constrain(leaf, *(None,) * leaf.ndim), tree)
+
+
+_with_groups_jit = jax.jit(with_groups, static_argnums=1)
+_best_of_groups_jit = jax.jit(_best_of_groups, static_argnums=1)
 _start_jit = jax.jit(_start, static_argnames="num_beams")
-_proposed_jit = jax.jit(_proposed, static_argnames="config", donate_argnums=1)
+_proposed_jit = jax.jit(_proposed, static_argnames=("config", "groups"), donate_argnums=1)
 _advanced_jit = jax.jit(_advanced, donate_argnums=0)
 
 
