@@ -63,6 +63,7 @@ class DocumentKey(NamedTuple):
 class DraftKey(NamedTuple):
     """What a draft is compared by: its document's place, its number there, and hashes.
 
+    `asked` is all that is asked, `question` the same without case, which no two splits may share.
     `label` is of the target where the options are closed, else ""; `words` for ROUGE-L.
     """
 
@@ -72,6 +73,7 @@ class DraftKey(NamedTuple):
     split: str
     identity: str
     question: str
+    asked: str
     target: str
     answer: str
     label: str
@@ -203,8 +205,7 @@ def construct_document(
 
 
 def _candidate(task: str, draft: Draft, reason: str, document: Document) -> Candidate:
-    asked = sorted(key for key in draft.fields if key != "options")
-    question = hashing.digest(*(f"{key}={_without_space(draft.fields[key])}" for key in asked))
+    question = _question(draft)
     target = hashing.digest(_without_space(draft.target))
     return Candidate(
         task=task,
@@ -215,6 +216,13 @@ def _candidate(task: str, draft: Draft, reason: str, document: Document) -> Cand
         answer=answer_hash(task, draft.input, draft.target),
         identity=hashing.digest(task, document.identity, question, target),
     )
+
+
+def _question(draft: Draft, *, folded: bool = False) -> str:
+    """Hash of all that is asked, white space left out, and where it is `folded` case too."""
+    asked = sorted(key for key in draft.fields if key != "options")
+    texts = [f"{key}={_without_space(draft.fields[key])}" for key in asked]
+    return hashing.digest(*(text.casefold() if folded else text for text in texts))
 
 
 def _without_space(value: object) -> str:
@@ -268,7 +276,8 @@ def _keys(place: str, made: DocumentDrafts, recipe: Recipe) -> Iterator[Emission
                 task=candidate.task,
                 split=made.split,
                 identity=candidate.identity,
-                question=candidate.question,
+                question=_question(draft, folded=True),
+                asked=candidate.question,
                 target=candidate.target,
                 answer=candidate.answer,
                 label=hashing.digest(draft.target, size=2) if draft.options else "",

@@ -37,7 +37,7 @@ TARGET_SOURCES = {
     "model": "written by a model",
 }
 REASONS = {
-    "answer_in_held_out_split": "the same input and target are in a held-out split",
+    "answer_in_held_out_split": "a held-out split has the question or its answer, but for case",
     "common_label": "its label is far more frequent than the others",
     "contradiction": "the same question has several targets",
     "degenerate": "the same characters or word over and over",

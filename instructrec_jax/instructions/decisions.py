@@ -100,21 +100,29 @@ def refuse_documents(key: str, group: Group, run: Run) -> Iterator[Emission]:
 
 
 def answer_questions(key: str, group: Group, run: Run) -> Iterator[Emission]:
-    """Questions of a task that have several targets go, all of them; others are asked once."""
+    """Questions of a task that have several targets go, all of them; others are asked once.
+
+    A group holds the questions that differ in case alone. That may tell two questions of a split
+    apart (of code it does), never those of two splits: there train loses them.
+    """
     drafts = _in_order(group["questions"])
     filters = run.recipe.filters
-    if filters.uses("contradiction") and len({draft.target for draft in drafts}) > 1:
-        for draft in drafts:
-            yield _refused(draft, "contradiction")
-        return
-    first: set[str] = set()
+    targets: dict[str, set[str]] = {}
     for draft in drafts:
-        if draft.split != drafts[0].split:
+        targets.setdefault(draft.asked, set()).add(draft.target)
+    owner = ""
+    first: set[tuple[str, str]] = set()
+    for draft in drafts:
+        if filters.uses("contradiction") and len(targets[draft.asked]) > 1:
+            yield _refused(draft, "contradiction")
+            continue
+        owner = owner or draft.split
+        if draft.split != owner:
             yield _refused(draft, "answer_in_held_out_split")
-        elif draft.target in first and filters.uses("duplicate"):
+        elif (draft.asked, draft.target) in first and filters.uses("duplicate"):
             yield _refused(draft, "duplicate")
         else:
-            first.add(draft.target)
+            first.add((draft.asked, draft.target))
             yield "answers", draft.answer, draft
 
 

@@ -209,14 +209,18 @@ def rendered(program: jinja2.Template, fields: Mapping[str, Any]) -> str:
 
 
 def template_fields(draft: Draft, asked: Collection[str] = (_LENGTH,)) -> Mapping[str, Any]:
-    """What a template may use: the draft's fields and `target_words`, the target's length.
+    """What a template may use: the draft's fields, its `options`, and `target_words`.
 
-    Of words set apart by spaces, and of Chinese characters; where it is among the `asked`.
+    The last is the target's length in words set apart by spaces, and in Chinese characters; it is
+    there where it is among the `asked`.
     """
+    fields = draft.fields
+    if draft.options and "options" not in fields:
+        fields = {**fields, "options": draft.options}
     if _LENGTH not in asked:
-        return draft.fields
+        return fields
     words = len(_HAN.sub(" _ ", _WIDE_MARKS.sub(" ", draft.target)).split())
-    return {**draft.fields, _LENGTH: words}
+    return {**fields, _LENGTH: words}
 
 
 def tells_target(template: Template, draft: Draft) -> bool:
@@ -229,7 +233,7 @@ def tells_target(template: Template, draft: Draft) -> bool:
     if len(target) < _SHORTEST_SECRET:
         return False
     fields = {**draft.fields, "input": _HIDDEN}
-    if "options" in fields:
+    if draft.options:
         fields["options"] = tuple(_HIDDEN for _ in draft.options)
     instruction, _ = template.render(replace(draft, fields=fields))
     told = instruction.casefold()

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory_runner import run_in_memory
 from rouge_score.rouge_scorer import RougeScorer
 
 from instructrec_jax.instructions import near_duplicates as near
+from instructrec_jax.instructions.filters import FilterSettings
 
 ROUGE = RougeScorer(["rougeL"])
 # Of "a b c d e f g", by the version of the library in requirements.txt.
@@ -102,3 +104,28 @@ def test_texts_of_a_high_rouge_meet():
         met += bool(set(near.rouge_buckets(one)) & set(near.rouge_buckets(two)))
     assert met >= 90
     assert near.rouge_sketch("too short", least=30) == b""
+
+
+def test_both_sides_of_a_translation_count_as_near_duplicates(recipe, tmp_path):
+    words = [f"{word}{n}" for n in range(40) for word in ("haus", "baum", "licht")]
+    german = [" ".join(words[start : start + 35]) for start in range(0, 105, 35)]
+    short = " ".join(words[60:87])
+    # Another English text with nearly the same German one; and short sides that count together.
+    english = [f"The {n} first line of all is an other one in English." for n in range(3)]
+    long = " ".join(f"word{n}" for n in range(27))
+    pairs = [
+        *zip(english, german, strict=True),
+        ("Not at all the same English.", german[0] + " anders"),
+        (f"{long} one", f"{short} eins"),
+        (f"{long} two", f"{short} zwei"),
+    ]
+    for code, side in (("en", 0), ("de", 1)):
+        (tmp_path / f"a.{code}").write_text("".join(f"{pair[side]}\n" for pair in pairs))
+    path = str(tmp_path / "a.{language}")
+    made = recipe(
+        sources=("pairs",),
+        corpora=({"name": "pairs", "reader": "parallel", "path": path},),
+        filters=FilterSettings(near_duplicate_similarity=0.7),
+    )
+    tally, _ = run_in_memory(made)
+    assert tally.counter("document_refused", "pairs") == {"near_duplicate": 2}

@@ -143,7 +143,8 @@ def test_planted_targets_of_inverted_phrasings_are_found(tmp_path, text, told):
 
 
 def test_options_are_shown_in_several_forms(tmp_path):
-    draft = Draft({"input": "x", "options": ("a", "b", "c")}, target="a", options=("a", "b", "c"))
+    # They need not be among the fields.
+    draft = Draft({"input": "x"}, target="a", options=("a", "b", "c"))
     for name, shown in (
         ("inline", "a, b or c"),
         ("inline_chinese", "a、b或c"),
