@@ -64,9 +64,9 @@ def command(dataset: Path, workdir: Path, **changes: str) -> list[str]:
 def signalled(words: str, arguments: list[str], number: signal.Signals) -> tuple[int, str]:
     """Sends a signal when a line of stderr holds `words`; returns exit code and all lines."""
     heard = []
-    with subprocess.Popen(
-        arguments, env={**os.environ, "XLA_FLAGS": ""}, stderr=subprocess.PIPE, text=True
-    ) as process:
+    one_device = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1"
+    environment = {**os.environ, "XLA_FLAGS": one_device}
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as process:
         deadline = threading.Timer(120, process.kill)
         deadline.start()
         assert process.stderr is not None

@@ -38,7 +38,7 @@ def reader(tmp_path):
         "PATH": path,
         "PYTHONPATH": str(REPOSITORY),
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=1",
     }
 
     def run(command):
