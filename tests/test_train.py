@@ -21,7 +21,7 @@ from instructrec_jax.training.interruption import StopRequest
 from instructrec_jax.training.model_folder import load_model
 from instructrec_jax.training.run_folder import claimed_run_folder
 
-STEPS = 40
+STEPS = 16
 SETTINGS = {
     "train.steps": str(STEPS),
     "train.batch_size": "8",
@@ -32,8 +32,8 @@ SETTINGS = {
     "tokenizer.vocabulary_size": "340",
     "tokenizer.sentinels": "10",
     "model.dropout_rate": "0.1",
-    "checkpoint.every": "10",
-    "evaluate.every": "20",
+    "checkpoint.every": "4",
+    "evaluate.every": "8",
     "evaluate.samples": "1",
     "evaluate.max_new_tokens": "4",
 }
@@ -106,7 +106,7 @@ def test_an_interrupted_run_ends_as_if_nothing_had_happened(
     finished, dataset, environment, tmp_path
 ):
     # Kills at random moments: training/test_checkpoint_kills.py.
-    code, words = run_until(12, dataset, tmp_path, environment, signal.SIGTERM)
+    code, words = run_until(5, dataset, tmp_path, environment, signal.SIGTERM)
     assert code == 75, words
     assert "stopped by SIGTERM after step" in words
     done = subprocess.run(
@@ -207,7 +207,7 @@ def test_another_model_is_refused_with_both_configs(finished, dataset, capsys):
 
 def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(finished, dataset, environment, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
-    more = ("--config.train.steps=50", "--config.evaluate.every=0")
+    more = ("--config.train.steps=20", "--config.evaluate.every=0")
 
     def go_on(kibibytes_a_file: str) -> subprocess.CompletedProcess[str]:
         limited = ["bash", "-c", f'ulimit -f {kibibytes_a_file} && exec "$@"', "bash"]
@@ -223,7 +223,7 @@ def test_a_full_disk_ends_the_run_and_room_lets_it_go_on(finished, dataset, envi
     done = go_on("unlimited")
     assert done.returncode == 0, done.stderr
     assert f"going on from step {STEPS}" in done.stderr
-    assert load_model(tmp_path / "run").step == 50
+    assert load_model(tmp_path / "run").step == 20
 
 
 def test_a_dry_run_describes_the_run_and_writes_no_checkpoint(dataset, tmp_path, capsys):
