@@ -134,7 +134,7 @@ def _texts(examples: Iterable[InstructionExample], least: int) -> Iterator[tuple
     for example in examples:
         for question in _questions(example):
             words = (question.input or question.material).casefold().split()
-            key = hashing.digest(*words)
+            key = hashing.digest(" ".join(words))
             if len(words) < least or key in seen:
                 continue
             seen.add(key)

@@ -192,6 +192,8 @@ def _surrogate(judged: Judged) -> str:
 
 
 def _has_lone_surrogate(text: str) -> bool:
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -14,8 +14,14 @@ def digest(*parts: object, size: int = 8) -> str:
     Parts are written as text and set apart by their lengths, so ("ab", "c") differs from
     ("a", "bc").
     """
-    texts = [str(part).encode("utf-8", "surrogatepass") for part in parts]
-    data = b"".join([b"%d:%b" % (len(text), text) for text in texts])
+    texts = [str(part) for part in parts]
+    joined = "".join([f"{len(text)}:{text}" for text in texts])
+    if joined.isascii():
+        data = joined.encode()
+    else:
+        # Lengths are of bytes.
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        data = b"".join([b"%d:%b" % (len(text), text) for text in encoded])
     return hashlib.blake2b(data, digest_size=size).hexdigest()
 
 

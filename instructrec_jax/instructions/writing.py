@@ -7,11 +7,15 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from instructrec_jax.instructions.example import SPLITS, InstructionExample
 from instructrec_jax.instructions.reading import read_examples
+
+_LINES_AT_ONCE = 256
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 def shard_name(split: str, number: int, count: int) -> str:
@@ -48,7 +52,9 @@ def gzipped(lines: Iterable[bytes]) -> bytes:
     """The lines as a gzip file without time or name inside."""
     contents = io.BytesIO()
     with gzip.GzipFile("", "wb", 6, contents, mtime=0) as file:
-        file.write(b"".join(lines))
+        rest = iter(lines)
+        while batch := b"".join(islice(rest, _LINES_AT_ONCE)):
+            file.write(batch)
     return contents.getvalue()
 
 
@@ -61,7 +67,9 @@ def write_gzipped(path: Path, lines: Iterable[bytes]) -> str:
 
 def json_line(record: dict[str, Any]) -> str:
     """The record on one line, in characters that a person can read."""
-    text = json.dumps(record, ensure_ascii=False)
+    text = _ENCODER.encode(record)
+    if text.isascii():
+        return text + "\n"
     # A reader that cuts at them would cut inside a string.
     for character in "\u2028\u2029\x85":
         text = text.replace(character, f"\\u{ord(character):04x}")

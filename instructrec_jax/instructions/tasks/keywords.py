@@ -57,15 +57,18 @@ def keywords_of(text: str, keep: Callable[[str], bool] = bool) -> list[str]:
     degree: dict[str, int] = {}
     counts: dict[tuple[str, ...], int] = {}
     spelling: dict[tuple[str, ...], list[str]] = {}
-    whole = set()
-    for run in _runs(text):
-        words = tuple(map(str.casefold, run))
-        whole.add(words)
+    runs = [(run, tuple(map(str.casefold, run))) for run in _runs(text)]
+    whole = {words for _, words in runs}
+    for _, words in runs:
         for word in words:
             frequency[word] = frequency.get(word, 0) + 1
         for word in set(words):
             degree[word] = degree.get(word, 0) + len(words)
-        for first in range(len(words)):
+    for run, words in runs:
+        for first, word in enumerate(words):
+            # A phrase that begins with a word that comes once counts as a whole run alone.
+            if frequency[word] == 1 and (first or len(words) > _MOST_WORDS):
+                continue
             for last in range(first + 1, min(first + _MOST_WORDS, len(words)) + 1):
                 phrase = words[first:last]
                 if phrase in counts:

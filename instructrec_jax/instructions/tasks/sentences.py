@@ -36,7 +36,7 @@ _LEAST_LETTERS, _MOST_CAPITALS = 0.7, 0.3
 
 def is_chinese(text: str) -> bool:
     """Whether most of the text is in Chinese characters."""
-    return len(_HAN.findall(text)) * 2 > len("".join(text.split()))
+    return not text.isascii() and len(_HAN.findall(text)) * 2 > len("".join(text.split()))
 
 
 def sentences(text: str) -> list[str]:
