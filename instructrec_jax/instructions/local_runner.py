@@ -20,8 +20,8 @@ from instructrec_jax.instructions.sources import title_of
 from instructrec_jax.instructions.tally import Tally
 from instructrec_jax.instructions.workers import Workers, stopped_in_a_line
 
-# Bytes of records, before compression, that a task takes of groups; the fewest tasks of a stage.
-_BYTES_OF_TASK = 32 << 20
+# Bytes of records in memory, pass by pass, that a task takes of groups; the fewest of a stage.
+_BYTES_OF_TASK = 64 << 20
 _FEWEST_TASKS = 8
 # Units of a task: few at first, so that a small corpus is spread over the processes, then more, so
 # that a large one does not end in too many files.
@@ -215,5 +215,5 @@ def _group_tasks(
 
 
 def _sizes(done: list[spool.Finished], streams: tuple[str, ...]) -> dict[str, int]:
-    """Bytes of each stream before compression."""
+    """Bytes of each stream's records in memory."""
     return {name: sum(each.sizes.get(name, 0) for each in done) for name in streams}

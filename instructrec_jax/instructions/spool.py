@@ -25,16 +25,19 @@ from instructrec_jax.instructions.tally import Tally
 
 _MAGIC = b"records\n"
 _FAST, _LEAST_COMPRESSED = 1, 4_000
-# Bytes of records, before compression, that wait in memory until they are written; that are held
-# when they are read; and that a slice should have.
-_BYTES_WAITING = _BYTES_AT_ONCE = 16 << 20
-_BYTES_OF_SLICE = 8 << 20
+# Bytes of records that wait in memory until they are written; that are held when they are read;
+# and that a slice should have. All sizes here are of records in memory: pickled, before
+# compression, and for each so much more as its objects take.
+_BYTES_WAITING = _BYTES_AT_ONCE = _BYTES_OF_SLICE = 16 << 20
+_BYTES_OF_OBJECTS = 400
 _FEWEST_SLICES = 64
 # What a record is taken for until some of its stream have been written.
 _BYTES_OF_RECORD = 4_096
 # Where one key has very many records, more passes make none of them smaller.
 _MOST_PASSES = 16
-# A block's slice, place, length, and length before compression.
+# Parts are not halved further: keys whose hashes are as near as this are held together.
+_MOST_PARTS = 1 << 24
+# A block's slice, place, length, and size of its records.
 _ROW = struct.Struct("<4Q")
 
 
@@ -57,7 +60,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a task left behind: sizes of its streams in bytes before compression, and its tally."""
+    """What a task left behind: sizes of its streams in memory, in bytes, and its tally."""
 
     path: Path
     sizes: dict[str, int]
@@ -107,6 +110,7 @@ def write(
     """
     rows: dict[str, list[tuple[int, int, int, int]]] = defaultdict(list)
     weights: dict[str, int] = defaultdict(lambda: _BYTES_OF_RECORD)
+    compressed: dict[str, bool] = {}
     waiting: dict[tuple[str, int], list[tuple[str, Any]]] = defaultdict(list)
     held = 0
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -118,9 +122,9 @@ def write(
             waiting[stream, slice_of(key, slices)].append((key, value))
             held += weights[stream]
             if held >= _BYTES_WAITING:
-                _flush(file, waiting, rows, weights)
+                _flush(file, waiting, rows, weights, compressed)
                 held = 0
-        _flush(file, waiting, rows, weights)
+        _flush(file, waiting, rows, weights, compressed)
         sizes = {stream: sum(row[3] for row in found) for stream, found in rows.items()}
         tables = {}
         for stream, found in rows.items():
@@ -151,33 +155,49 @@ def groups(
 ) -> Iterator[tuple[str, Group]]:
     """All records of the streams whose keys' hashes fall in the part, by key.
 
-    About `most` bytes of them are held at a time, or all of one key: more are read in passes.
+    About `most` bytes of them are held at a time, or all of one key: more are read in passes, and
+    a pass that turns out to hold more, since few keys have many records each, in halves.
     """
     blocks = [block for path in paths for block in _blocks(path, streams, part)]
     size = sum(block.size * min(block.part.count, part.count) // part.count for block in blocks)
-    for each in part.split(min(_MOST_PASSES, parts_for(size, most))):
-        yield from _groups([block for block in blocks if each.meets(block.part)], streams, each)
+    passes = part.split(min(_MOST_PASSES, parts_for(size, most)))[::-1]
+    while passes:
+        each = passes.pop()
+        # Small parts are never just as large as was reckoned.
+        bound = 2 * most if each.count < _MOST_PARTS else None
+        found = _held([b for b in blocks if each.meets(b.part)], streams, each, bound)
+        if found is None:
+            passes += each.split(2)[::-1]
+            continue
+        for key in sorted(found):
+            yield key, dict(zip(streams, found.pop(key), strict=True))
 
 
-def _groups(
-    blocks: list[_Block], streams: tuple[str, ...], part: Part
-) -> Iterator[tuple[str, Group]]:
-    found: dict[str, dict[str, list[Any]]] = {}
+def _held(
+    blocks: list[_Block], streams: tuple[str, ...], part: Part, most: int | None
+) -> dict[str, tuple[list[Any], ...]] | None:
+    """By key the records of each stream; None where those of several keys are over `most` bytes."""
+    found: dict[str, tuple[list[Any], ...]] = {}
+    held = 0
     for path, of_file in groupby(blocks, key=attrgetter("path")):
         with open(path, "rb") as file:
             for block in of_file:
                 file.seek(block.start)
-                for key, value in _records(file.read(block.length)):
+                keys, values = _records(file.read(block.length))
+                place, is_finer = streams.index(block.stream), block.part.count < part.count
+                taken = 0
+                for key, value in zip(keys, values, strict=True):
                     group = found.get(key)
                     if group is None:
-                        if block.part.count < part.count and (
-                            slice_of(key, part.count) != part.number
-                        ):
+                        if is_finer and slice_of(key, part.count) != part.number:
                             continue
-                        group = found[key] = {name: [] for name in streams}
-                    group[block.stream].append(value)
-    for key in sorted(found):
-        yield key, found.pop(key)
+                        group = found[key] = tuple([] for _ in streams)
+                    group[place].append(value)
+                    taken += 1
+                held += block.size * taken // len(keys)
+                if most is not None and held > most and len(found) > 1:
+                    return None
+    return found
 
 
 def _blocks(path: Path, streams: tuple[str, ...], part: Part) -> Iterator[_Block]:
@@ -207,17 +227,26 @@ def _flush(
     waiting: dict[tuple[str, int], list[tuple[str, Any]]],
     rows: dict[str, list[tuple[int, int, int, int]]],
     weights: dict[str, int],
+    compressed: dict[str, bool],
 ) -> None:
-    """Write all records that wait; `weights` become the mean sizes of each stream's."""
+    """Write all records that wait; `weights` become the mean sizes of each stream's.
+
+    `compressed` is told by a stream's first block that is long enough.
+    """
     totals: dict[str, tuple[int, int]] = {}
     for stream, number in sorted(waiting):
         records = waiting.pop((stream, number))
         packed = pickle.dumps(_packed(records), protocol=5)
-        data = zlib.compress(packed, _FAST) if _is_worth_compressing(packed) else packed
-        rows[stream].append((number, *_append(file, data), len(packed)))
-        count, size = totals.get(stream, (0, 0))
-        totals[stream] = count + len(records), size + len(packed)
-    weights.update({stream: 1 + size // count for stream, (count, size) in totals.items()})
+        data = packed
+        if len(packed) >= _LEAST_COMPRESSED:
+            if stream not in compressed:
+                compressed[stream] = _is_worth_compressing(packed)
+            data = zlib.compress(packed, _FAST) if compressed[stream] else packed
+        size = len(packed) + len(records) * _BYTES_OF_OBJECTS
+        rows[stream].append((number, *_append(file, data), size))
+        count, total = totals.get(stream, (0, 0))
+        totals[stream] = count + len(records), total + size
+    weights.update({stream: size // count for stream, (count, size) in totals.items()})
 
 
 def _append(file: Any, data: bytes) -> tuple[int, int]:
@@ -229,7 +258,7 @@ def _append(file: Any, data: bytes) -> tuple[int, int]:
 def _is_worth_compressing(data: bytes) -> bool:
     """Whether its beginning gets a third smaller: hashes do not."""
     sample = data[:_LEAST_COMPRESSED]
-    return 3 * len(zlib.compress(sample, _FAST)) < 2 * len(sample) == 2 * _LEAST_COMPRESSED
+    return 3 * len(zlib.compress(sample, _FAST)) < 2 * len(sample)
 
 
 def _packed(records: list[tuple[str, Any]]) -> tuple[Any, list[str], list[Any]]:
@@ -241,10 +270,11 @@ def _packed(records: list[tuple[str, Any]]) -> tuple[Any, list[str], list[Any]]:
     return None, keys, values
 
 
-def _records(data: bytes) -> Iterator[tuple[str, Any]]:
+def _records(data: bytes) -> tuple[list[str], Iterable[Any]]:
+    """Keys and values of a block."""
     # A pickle begins with 0x80, a zlib stream with 0x78.
     kind, keys, values = pickle.loads(data if data[0] == pickle.PROTO[0] else zlib.decompress(data))
-    return zip(keys, values if kind is None else map(kind._make, values), strict=True)
+    return keys, values if kind is None else map(kind._make, values)
 
 
 def _write_file(path: Path, contents: bytes) -> None:
