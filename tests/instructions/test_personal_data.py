@@ -1,8 +1,11 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrec_jax.instructions.personal_data import (
+    PATTERNS,
     entropy,
     finding,
     is_card_number,
@@ -31,6 +34,7 @@ from instructrec_jax.instructions.personal_data import (
         ("Tel. 030 901820 22", "personal_data"),
         ("Telefon: 089/12 34 56 0", "personal_data"),
         ("fax: (020) 7946 0958", "personal_data"),
+        ("TeLEfon 030 901820 22", "personal_data"),
         ("phone number: 07700 900982", "personal_data"),
         ("电话:010-62345678", "personal_data"),
         ("phone=0123456789 or tel: 000-0000", ""),
@@ -130,3 +134,20 @@ def test_what_is_found_is_masked_and_named(hidden, around, name):
 def test_nothing_is_found_in_a_masked_text(text, planted):
     assert not finding(masked(" ".join([text, *planted, text])))
     assert masked(text) == text or finding(text)
+
+
+_PIECES = """
+tel tEL Tele ephone PHONE pHoNe Telefon telefono tél TÉL éphone fon FoN fAX mobil MOBILE mobıl MOBİL
+ᲄел тел ТЕЛ 电话 電話 手机 number no. is x . : = - ( ) ' 030 9018 20 7946 1 _
+"""
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*_PIECES.split(), " "]), max_size=14).map("".join))
+def test_a_hint_stands_in_every_telephone_number_with_a_word(text):
+    (pattern,) = (pattern for pattern in PATTERNS if pattern.any_case)
+    # The words alone, before any number.
+    words = pattern.expression.pattern.partition("[.]?")[0]
+    for expression in (words, pattern.expression.pattern):
+        if re.search(expression, text, re.IGNORECASE):
+            assert any(hint in text.lower() for hint in pattern.hints)
