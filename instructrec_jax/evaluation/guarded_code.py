@@ -16,8 +16,10 @@ import ast
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from instructrec_jax.instructions.execution import Outcome, Sandbox
+from instructrec_jax.instructions.reaching import is_way_out, reaches_out
 from instructrec_jax.instructions.sandbox import ALLOWED_MODULES
 
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -25,11 +27,6 @@ _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _ANNOTATING = frozenset({"typing", "__future__", "collections.abc"})
 _UNDER_GUARD = "_under_guard"
 _CHECKER = f"check{_UNDER_GUARD}"
-# Attributes by which code reaches frames (of generators, tracebacks), classes and their attributes.
-_FRAMES = ("_", "gi_", "cr_", "ag_", "tb_", "f_", "co_")
-_REFUSED_ATTRIBUTES = frozenset({"mro", "update_wrapper", "wraps", "format_map"})
-# A field of a text to be formatted that reads an attribute.
-_READING_FIELD = re.compile(r"\{[^{}:!]*\.")
 # What an answer's functions return, made anew of Python's own types: whatever a subclass overrides
 # is not asked. Anything else ends in a TypeError.
 _JUDGE = """
@@ -224,21 +221,6 @@ class _Refused(Exception):
     """The code reaches for something that the guarded process does not give."""
 
 
-def _check_attribute(name: str, context: ast.expr_context) -> None:
-    """Raise `_Refused` for what reaches frames and classes, and for every attribute that is set."""
-    if name.startswith(_FRAMES) or name in _REFUSED_ATTRIBUTES or not isinstance(context, ast.Load):
-        raise _Refused(name)
-
-
-def _is_harmless_format(receiver: ast.expr) -> bool:
-    """Whether this is a text, known before anything runs, none of whose fields reads attributes."""
-    return (
-        isinstance(receiver, ast.Constant)
-        and isinstance(receiver.value, str)
-        and _READING_FIELD.search(receiver.value) is None
-    )
-
-
 class _Rewriting(ast.NodeTransformer):
     """Imports to names, annotations out; raises `_Refused`."""
 
@@ -260,9 +242,8 @@ class _Rewriting(ast.NodeTransformer):
         for module, name, attribute in names:
             if module in _ANNOTATING:
                 continue
-            if module not in ALLOWED_MODULES or attribute == "*":
+            if module not in ALLOWED_MODULES or attribute == "*" or is_way_out(attribute or ""):
                 raise _Refused(module)
-            _check_attribute(attribute or "", ast.Load())
             self.modules.add(module)
             value: ast.expr = ast.Name(module, ast.Load())
             if attribute is not None:
@@ -271,21 +252,14 @@ class _Rewriting(ast.NodeTransformer):
                 statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
         return statements
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        """Private attributes are the way out of Python's own guard; `format` reads any."""
-        _check_attribute(node.attr, node.ctx)
-        if node.attr == "format" and not _is_harmless_format(node.value):
-            raise _Refused(node.attr)
-        return self.generic_visit(node)
-
-    def visit_MatchClass(self, node: ast.MatchClass) -> ast.AST:
-        """A pattern reads attributes too."""
-        for name in node.kwd_attrs:
-            _check_attribute(name, ast.Load())
-        return self.generic_visit(node)
+    def visit(self, node: ast.AST) -> Any:
+        """Nothing that reaches out of the code."""
+        if reaches_out(node):
+            raise _Refused(ast.unparse(node))
+        return super().visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
-        """So are the names with two underscores; those of the judge are its own."""
+        """Names with two underscores are private too; those of the judge are its own."""
         if node.id.startswith("__") or node.id.endswith(_UNDER_GUARD):
             raise _Refused(node.id)
         return node

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from instructrec_jax.instructions.reaching import reaches_out
 from instructrec_jax.instructions.sandbox import ALLOWED_BUILTINS, ALLOWED_MODULES
 
 _MAXIMUM_PARAMETERS = 4
@@ -57,7 +58,8 @@ def pure_function(content: Mapping[str, Any]) -> PureFunction | None:
     """The function of a "python_definition" document if it only computes, else None.
 
     It may use its parameters and variables, harmless builtins, itself, and pure modules that its
-    file imports by name; no attribute that starts with an underscore, no import, no generator.
+    file imports by name; no attribute that leads to frames or is private or set, no import, no
+    generator.
     """
     found = examined(content)
     return found if isinstance(found, PureFunction) else None
@@ -67,8 +69,8 @@ def examined(content: Mapping[str, Any]) -> PureFunction | str:
     """The function if it only computes, else why it is not run.
 
     Reasons: "" (a class, a method, nothing to run), "length", "signature" (decorators, too many
-    parameters or none), "statement" (import, with, yield, class, global, ...), "attribute" (private
-    ones, clocks), "name" (of something outside the function that is not on the lists).
+    parameters or none), "statement" (import, with, yield, class, global, ...), "attribute" (a
+    clock, or of `reaching.py`), "name" (of something outside the function that is on no list).
     """
     code: str = content["code"]
     # Most functions are methods: they are told before the costly parsing.
@@ -108,7 +110,7 @@ def _needed_modules(function: ast.FunctionDef, imported: tuple[str, ...]) -> tup
     for node in ast.walk(function):
         if isinstance(node, _REFUSED_NODES):
             return "statement"
-        if isinstance(node, ast.Attribute) and (node.attr[0] == "_" or node.attr in _CLOCKS):
+        if reaches_out(node) or (isinstance(node, ast.Attribute) and node.attr in _CLOCKS):
             return "attribute"
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)

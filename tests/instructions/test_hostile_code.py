@@ -53,6 +53,9 @@ HOSTILE = {
     "counting": "return map(str, iter(int, 1))",
     "nested": "y = [x]\n    for i in range(10 ** 3):\n        y = [y]\n    return y",
     "format_escape": "return '{{0.__class__.__base__}}'.format(x)",
+    "forge": "y = (y.gi_frame.f_back for _ in range(1))\n    frame = next(y)\n"
+    "    while 'send' not in frame.f_locals:\n        frame = frame.f_back\n"
+    "    frame.f_locals['send'](frame.f_locals['write'], b'[[\"ok\", \"1\"]]')\n    return x",
     "backtracking": "return len('a' * 40) if x else len('b')",
 }  # fmt: skip
 HEADERS = {
@@ -111,13 +114,14 @@ def test_every_task_on_a_hostile_repository(tmp_path, listener):
     # The decorator is no part of the function's code, and is not run; what is left is harmless.
     assert made["decorated"] > 5
     # What cannot be run harmlessly is counted with its reason, and gives no target.
-    for name in set(HOSTILE) - {"decorated", "format_escape", "backtracking"}:
+    for name in set(HOSTILE) - {"decorated", "backtracking"}:
         assert refused[name], name
         assert made[name] == 0, name
     assert refused["remove"] == {"not_run_name"} and refused["local_import"] == {
         "not_run_statement"
     }
-    assert refused["subclasses"] == {"not_run_attribute"}
+    for name in ("subclasses", "format_escape", "forge"):
+        assert refused[name] == {"not_run_attribute"}
     assert refused["default"] == {"not_run_name"}
     assert "execution_steps" in refused["endless"]
     assert "execution_timeout" in refused["endless_native"]

@@ -79,6 +79,32 @@ def test_why_a_function_is_not_run(source, reason):
     assert examined(content(source)) == reason
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        # Ways to the frames of the program that runs it, by which it would forge what came of it.
+        "running = (running.gi_frame.f_back for _ in x)\n    return next(running)",
+        "match (y for y in x):\n        case int(gi_frame=frame): return frame",
+        "return '{0.gi_frame.f_back.f_locals}'.format(y for y in x)",
+        "return x.format(len)",
+        "return '{0.gi_frame}'.format_map(x)",
+        "try:\n        1 // 0\n    except Exception as error:\n        return error.tb_frame",
+        # And to a thing that is equal to all.
+        "functools.update_wrapper(collections.UserDict, x)",
+        "collections.UserDict.trick = x",
+        "del x.trick",
+        "return re.RegexFlag.mro()",
+    ],
+)
+def test_no_way_out_by_an_attribute(body):
+    code = f"import collections, functools, re\n\ndef f(x):\n    {body}\n"
+    assert examined(content(code)) == "attribute"
+
+
+def test_texts_are_formatted():
+    assert pure_function(content("def f(x):\n    return '{0}.{1:.2f}'.format(x, x)\n"))
+
+
 def test_methods_are_left_out():
     assert pure_function(content("class A:\n    def f(self):\n        return 1\n")) is None
 
