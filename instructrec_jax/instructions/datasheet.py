@@ -64,7 +64,7 @@ REASONS = {
     "missing_medium": "a picture or film is spoken of that is not there",
     "near_duplicate": "the document is nearly the same as another one",
     "nll_outlier": "the curating model finds the answer far less likely than others of its task",
-    "not_run_attribute": "the function is not run: it uses private attributes or clocks",
+    "not_run_attribute": "the function is not run: it uses or sets private attributes, or clocks",
     "not_run_length": "the function is not run: it is too long",
     "not_run_name": "the function is not run: it uses names that are not on the list",
     "not_run_signature": "the function is not run: its parameters are too many or none",

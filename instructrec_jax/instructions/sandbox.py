@@ -8,8 +8,8 @@ up everything before it touches the job's code, layer by layer:
    modules themselves; nothing can be imported. Lines are counted, so that an endless loop ends
    after the same number of them on every machine.
 2. An audit hook, which no Python code can remove, refuses every audited operation (opening,
-   listing, renaming and deleting files, processes, sockets, imports, native code), and the system
-   calls of `os` are deleted from its modules.
+   listing, renaming and deleting files, processes, sockets, imports, native code, frames), and the
+   system calls of `os` are deleted from its modules.
 3. The operating system's means, for code that breaks out of Python: confinement.py.
 
 What is left to code that breaks out of all of the first two: computing within its limits, what the
@@ -90,8 +90,9 @@ def refuse_operations() -> None:
     """
 
     def refuse(event: str, arguments: tuple) -> None:
-        # These only compute; the last is the step counter's.
-        if event not in ("exec", "object.__getattr__", "builtins.id", "sys.settrace"):
+        # These only compute; the last is the step counter's. Reading a frame of a generator or a
+        # traceback, or the code of a function ("object.__getattr__"), is refused like the rest.
+        if event not in ("exec", "builtins.id", "sys.settrace"):
             raise PermissionError(event)
 
     sys.addaudithook(refuse)

@@ -175,16 +175,30 @@ def test_escaped_code_is_still_refused_every_operation(sandbox, tmp_path, action
     assert list(tmp_path.iterdir()) == [target]
 
 
-# The guard's own calls are reached through the frames of an error.
-FRAME = """\
-try:
-    1 // 0
-except Exception as error:
-    frame = error.__traceback__.tb_frame
+def test_frames_are_read_from_nothing(sandbox):
+    for body in (
+        "y = (y.gi_frame for _ in range(1))\nreturn next(y)",
+        "try:\n    1 // 0\nexcept Exception as error:\n    error.__traceback__.tb_frame",
+        "return '{0.gi_frame}'.format(x for x in ())",
+        "return (lambda: 0).__code__",
+    ):
+        assert outcomes(sandbox, body) == [Outcome("refused", "object.__getattr__")]
+
+
+# The guard's own calls are reached through a frame that a trace function is given.
+FRAME = (
+    ESCAPE
+    + """\
+counter, frames = sys.gettrace(), []
+sys.settrace(lambda frame, *given: frames.append(frame))
+(lambda: 0)()
+sys.settrace(counter)
+frame = frames[0]
 while '{name}' not in frame.f_locals:
     frame = frame.f_back
 {name} = frame.f_locals['{name}']
 """
+)
 
 
 @pytest.mark.parametrize(
