@@ -5,7 +5,6 @@
 The banners of `train` name the stages in the order in which they happen.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,12 +17,10 @@ from ml_collections import ConfigDict
 from instructrec_jax.command_line import loaded_config, run, say
 from instructrec_jax.configuration import COMMAND_LINE, config_record, flatten
 from instructrec_jax.data.preview import mixture_table, rows_text
-from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.report import write_report
-from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
 from instructrec_jax.training import processes, sharding
 from instructrec_jax.training.checkpoint import read_metadata
-from instructrec_jax.training.checks import check, check_model, model_config, with_computed_fields
+from instructrec_jax.training.checks import check_model
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
@@ -46,7 +43,7 @@ from instructrec_jax.training.reporting import Clock, Reporter, time_line, write
 from instructrec_jax.training.run import Run, checkpoint_items, make_run
 from instructrec_jax.training.run_checkpoints import RunCheckpoints
 from instructrec_jax.training.run_folder import claimed_run_folder
-from instructrec_jax.training.same_run import check_same_run, differences
+from instructrec_jax.training.same_run import check_same_run, model_of_run
 from instructrec_jax.training.step import TrainState
 from instructrec_jax.training.summary import memory_summary, parameter_table, run_summary
 from instructrec_jax.training.trackers import open_trackers
@@ -72,18 +69,23 @@ def main() -> None:
     dry_run = _DRY_RUN.value or _PREVIEW.value > 0
     if dry_run:
         say(machine(workdir))
-        may_build = origins["dataset"] != COMMAND_LINE
-        check_everything(config, device_count=jax.device_count(), may_build=may_build, say=say)
-    check(config, device_count=jax.device_count())
     stop = StopRequest()
-    with stop.listening(), full_disk_told(workdir), claimed_run_folder(workdir):
-        train(
+    with stop.listening(), full_disk_told(workdir):
+        check_everything(
             config,
-            origins=origins,
-            dry_run=dry_run,
-            preview=max(_PREVIEW.value, 1),
-            stop=stop,
+            device_count=jax.device_count(),
+            # A folder that was named on the command line and is missing is likely mistyped.
+            may_build=origins["dataset"] != COMMAND_LINE,
+            prepare=say if dry_run else None,
         )
+        with claimed_run_folder(workdir):
+            train(
+                config,
+                origins=origins,
+                dry_run=dry_run,
+                preview=max(_PREVIEW.value, 1),
+                stop=stop,
+            )
 
 
 def train(
@@ -119,14 +121,13 @@ def train(
     with clock.measure("data"):
         data = prepare_data(
             config,
-            # A folder that was named on the command line and is missing is likely mistyped.
             may_build=origins["dataset"] != COMMAND_LINE,
             initial=initial.tokenizer if initial else None,
             say=tell,
         )
 
     # ---------------------------------------------------------------- model
-    model = _model_config(config, data, initial)
+    model = model_of_run(config, initial, vocabulary_size=data.tokenizer.vocabulary_size)
     check_model(config, model, device_count=jax.device_count())
     mesh = sharding.make_mesh(config.mesh.to_dict())
     parts = make_run(
@@ -250,25 +251,6 @@ def _memory(parts: Run) -> str:
 
 def _nothing(text: str = "") -> None:
     """What the processes after the first say."""
-
-
-def _model_config(config: ConfigDict, data: RunData, initial: ModelFolder | None) -> T5Config:
-    """The architecture of the config, or of the model that the run starts from."""
-    if initial is None:
-        vocabulary_size = padded_vocabulary_size(data.tokenizer.vocabulary_size)
-        return model_config(config, vocabulary_size=vocabulary_size)
-    if not config.model.name:
-        return with_computed_fields(config, initial.config)
-    asked = model_config(config, vocabulary_size=initial.config.vocabulary_size)
-    computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
-    model = dataclasses.replace(initial.config, **computed)
-    differing = differences(model.to_dict(), dataclasses.replace(asked, lora=None).to_dict())
-    if differing:
-        raise ConfigError(
-            f"model.name={config.model.name} is not the model of {config.init}: "
-            + ", ".join(f"{key} {theirs} there, {ours} here" for key, theirs, ours in differing)
-        )
-    return dataclasses.replace(model, lora=asked.lora)
 
 
 def _new_state(parts: Run, initial: ModelFolder | None) -> TrainState:

@@ -6,7 +6,7 @@ order.py.
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -152,6 +152,15 @@ def _weights(
     return {task: float(size) for task, size in capped.items()}
 
 
+def unknown_task(task: str, tasks: Iterable[str], *, key: str) -> str:
+    """What is told of a task that a mixture names and the dataset has not."""
+    tasks = tuple(tasks)
+    return (
+        f"{key}: {task!r} is not in the dataset, which has the tasks {', '.join(tasks)}"
+        f"{nearest(task, tasks)}"
+    )
+
+
 def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers proportional to `weights` that add up to `total` (Hamilton's method).
 
@@ -195,10 +204,7 @@ def _check(
     names = [task for task, _ in rates]
     for task, rate in rates:
         if task not in sizes:
-            raise ConfigError(
-                f"{key}: {task!r} is not in the dataset, which has the tasks {', '.join(sizes)}"
-                f"{nearest(task, sizes)}"
-            )
+            raise ConfigError(unknown_task(task, sizes, key=key))
         if not (math.isfinite(rate) and rate >= 0):
             raise ConfigError(f"{key}: {task!r} has the rate {rate}: must be >= 0")
         if rate > 0 and not sizes[task]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import optax
 from jax.tree_util import tree_leaves_with_path
 from ml_collections import ConfigDict
 
-from instructrec_jax.data.mixture import MIXTURES, schedule_of
+from instructrec_jax.data.mixture import MIXTURES, mixture_phases, schedule_of
 from instructrec_jax.data.token_cache_writer import POLICIES
 from instructrec_jax.errors import ConfigError, nearest
 from instructrec_jax.instructions.building import TOKENIZER_KINDS
@@ -228,7 +229,17 @@ def _data_problems(config: ConfigDict) -> list[str]:
     for task, rate in config.data.mixture_rates.items():
         if not isinstance(rate, int | float) or not math.isfinite(rate) or rate < 0:
             problems.append(f"data.mixture_rates.{task}={rate}: must be a number of 0 or more")
-    _collect(problems, lambda: schedule_of(config.data.mixture_schedule))
+    # What no dataset makes right: each task that is named stands for one of one example.
+    try:
+        schedule = schedule_of(config.data.mixture_schedule)
+    except ConfigError as error:
+        return [*problems, str(error)]
+    rates = () if problems else tuple(config.data.mixture_rates.items())
+    named = [task for _, pairs in [(0, rates), *schedule] for task, _ in pairs]
+    if config.data.mixture in MIXTURES and not problems:
+        sizes = dict.fromkeys(named, 1) or {"": 1}
+        mixture = partial(mixture_phases, mixture=config.data.mixture, rates=rates)
+        _collect(problems, lambda: mixture(sizes, schedule=schedule))
     return problems
 
 

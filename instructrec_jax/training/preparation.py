@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from instructrec_jax.data.mixture import schedule_of
+from instructrec_jax.data.mixture import schedule_of, unknown_task
 from instructrec_jax.data.plan import PackingPlan, PlanConfig
 from instructrec_jax.data.token_cache import TokenCache, open_token_cache
 from instructrec_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
@@ -83,14 +83,10 @@ def prepare_data(
     """
     dataset = Path(config.dataset)
     with _main_process_first("dataset"):
-        if may_build and not dataset.exists() and dataset.suffix not in _FILE_SUFFIXES:
+        if _is_built(dataset, may_build):
             say(f"dataset {dataset} does not exist yet: it is built by the config's own recipe")
             build_from_config(config, dataset, say)
-        if not dataset.exists() and not has_magic(str(dataset)):
-            raise DataError(
-                f"dataset {dataset} does not exist; give a file of JSON lines, or make a folder "
-                "with python -m instructrec_jax.build --config=... --output=DIR"
-            )
+        _check_exists(dataset)
     with _main_process_first("tokenizer"):
         tokenizer = _prepare_tokenizer(config, dataset, initial, say)
     with _main_process_first("token cache"):
@@ -105,6 +101,51 @@ def prepare_data(
         validation=_validation_plan(config, validation) if validation is not None else None,
         samples=_choose_samples(config, dataset) if validation is not None else (),
     )
+
+
+def check_dataset(config: ConfigDict, *, may_build: bool, whole: bool) -> None:
+    """Raises what is wrong with the dataset, as far as no tokenizer is needed.
+
+    Args:
+      config: with the keys of configs/base.py.
+      may_build: as for `prepare_data`.
+      whole: read every line; else until each task that the mixture names is found.
+
+    Raises:
+      DataError: the dataset is missing or malformed.
+      ConfigError: it lacks a task of the mixture.
+    """
+    dataset = Path(config.dataset)
+    if _is_built(dataset, may_build):
+        return
+    _check_exists(dataset)
+    asked = dict.fromkeys(config.data.mixture_rates, "data.mixture_rates")
+    for first, rates in schedule_of(config.data.mixture_schedule):
+        asked |= {task: f"data.mixture_schedule, epoch {first}" for task, _ in rates}
+    found: dict[str, None] = {}
+    if whole or asked:
+        for example in _examples(config, dataset, "train"):
+            found[example.task] = None
+            if not whole and asked.keys() <= found.keys():
+                return
+    if whole:
+        for _ in _examples(config, dataset, "validation"):
+            pass
+    missing = [unknown_task(task, found, key=asked[task]) for task in asked if task not in found]
+    if missing:
+        raise ConfigError("\n  ".join(["the mixture cannot be drawn:", *missing]))
+
+
+def _is_built(dataset: Path, may_build: bool) -> bool:
+    return may_build and not dataset.exists() and dataset.suffix not in _FILE_SUFFIXES
+
+
+def _check_exists(dataset: Path) -> None:
+    if not dataset.exists() and not has_magic(str(dataset)):
+        raise DataError(
+            f"dataset {dataset} does not exist; give a file of JSON lines, or make a folder "
+            "with python -m instructrec_jax.build --config=... --output=DIR"
+        )
 
 
 def _training_plan(config: ConfigDict, cache: TokenCache) -> PackingPlan:

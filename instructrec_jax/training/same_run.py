@@ -1,10 +1,15 @@
-"""Whether a checkpoint is of the run that is to go on from it, told in figures where it is not."""
+"""Whether a checkpoint is of the run that goes on or starts from it, told in figures if not."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from instructrec_jax.errors import CheckpointError, ConfigError
-from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config
+from instructrec_jax.model.config import COMPUTED_FIELDS, T5Config, padded_vocabulary_size
+from instructrec_jax.training.checks import model_config, with_computed_fields
+from instructrec_jax.training.model_folder import ModelFolder
 from instructrec_jax.training.run import Run, identity
 
 
@@ -24,6 +29,35 @@ def side_by_side(left: Mapping[str, Any], right: Mapping[str, Any]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
     return "\n".join(lines)
+
+
+def model_of_run(
+    config: ConfigDict, initial: ModelFolder | None, *, vocabulary_size: int
+) -> T5Config:
+    """The architecture of the config, or of the model that the run starts from.
+
+    Args:
+      config: with the keys of configs/base.py.
+      initial: of `config.init`.
+      vocabulary_size: of the tokenizer, for a model that is new.
+
+    Raises:
+      ConfigError: both are named and differ, or a value is impossible.
+    """
+    if initial is None:
+        return model_config(config, vocabulary_size=padded_vocabulary_size(vocabulary_size))
+    if not config.model.name:
+        return with_computed_fields(config, initial.config)
+    asked = model_config(config, vocabulary_size=initial.config.vocabulary_size)
+    computed = {name: getattr(asked, name) for name in COMPUTED_FIELDS}
+    model = dataclasses.replace(initial.config, **computed)
+    differing = differences(model.to_dict(), dataclasses.replace(asked, lora=None).to_dict())
+    if differing:
+        raise ConfigError(
+            f"model.name={config.model.name} is not the model of {config.init}: "
+            + ", ".join(f"{key} {theirs} there, {ours} here" for key, theirs, ours in differing)
+        )
+    return dataclasses.replace(model, lora=asked.lora)
 
 
 def check_same_run(parts: Run, metadata: Mapping[str, Any], *, tell: Callable[[str], None]) -> None:

@@ -2,12 +2,13 @@
 
 import importlib.util
 import json
+import re
 
 import numpy as np
 import pytest
 
 from instructrec_jax.configuration import load_config
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.training.checks import check
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.doctor import check_everything
@@ -166,7 +167,9 @@ def test_a_dry_run_lists_problems_of_settings_files_and_folders_together(tmp_pat
     }
     config, _ = load_config("configs/tiny.py", overrides)
     with pytest.raises(ConfigError) as caught:
-        check_everything(config, device_count=8, may_build=False, say=print)
+        check_everything(config, device_count=8, may_build=False, prepare=None)
+    with pytest.raises(ConfigError, match=re.escape(str(caught.value))):
+        check_everything(config, device_count=8, may_build=False, prepare=print)
     message = str(caught.value)
     for words in (
         "train.batch_size=0",
@@ -179,3 +182,49 @@ def test_a_dry_run_lists_problems_of_settings_files_and_folders_together(tmp_pat
     ):
         assert words in message, message
     assert message.count("'sequences'") == 1
+
+
+def _examples(file, *, count, tail=""):
+    lines = [
+        json.dumps({"task": ("a", "b")[n % 2], "instruction": f"Do {n}.", "target": "x"})
+        for n in range(count)
+    ]
+    file.write_text("\n".join([*lines, tail]))
+    return file
+
+
+def test_a_mixture_that_cannot_be_drawn_is_told_before_anything_is_tokenized(tmp_path):
+    overrides = {
+        "workdir": str(tmp_path / "run"),
+        "dataset": str(_examples(tmp_path / "own.jsonl", count=20)),
+        "init": str(tmp_path / "none"),
+        "data.mixture": "explicit",
+        "data.mixture_rates.aa": "1",
+        "data.mixture_schedule": "((2, {'b': 1}), (1, {'c': 1}))",
+    }
+    config, _ = load_config("configs/tiny.py", overrides)
+    with pytest.raises(ConfigError) as caught:
+        check_everything(config, device_count=1, may_build=False, prepare=None)
+    message = str(caught.value)
+    for words in (
+        "none does not exist",
+        "data.mixture_rates: 'aa' is not in the dataset, which has the tasks a, b",
+        "data.mixture_schedule, epoch 1: 'c' is not in",
+        "epoch 1 after 2",
+    ):
+        assert words in message, message
+
+
+def test_bad_lines_are_told_beside_a_bad_tokenizer_and_an_error_alone_keeps_its_kind(tmp_path):
+    overrides = {
+        "workdir": str(tmp_path / "run"),
+        "dataset": str(_examples(tmp_path / "own.jsonl", count=3, tail='{"instruction": "a", "t')),
+        "tokenizer.path": str(tmp_path / "none.model"),
+    }
+    config, _ = load_config("configs/tiny.py", overrides)
+    with pytest.raises(ConfigError, match="none.model") as caught:
+        check_everything(config, device_count=1, may_build=False, prepare=print)
+    assert "own.jsonl:4" in str(caught.value)
+    config, _ = load_config("configs/tiny.py", {**overrides, "tokenizer.path": ""})
+    with pytest.raises(DataError, match=r"own.jsonl:4"):
+        check_everything(config, device_count=1, may_build=False, prepare=lambda line: None)
