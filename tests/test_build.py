@@ -204,8 +204,11 @@ def test_a_killed_build_never_looks_finished(tmp_path):
     process = command(output)
     partial = tmp_path / "small.partial"
     deadline = time.monotonic() + 60
-    while not partial.exists() and time.monotonic() < deadline:
+    while not any(partial.glob("local-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    # What waits there is not masked.
+    (waiting,) = partial.glob("local-*")
+    assert waiting.stat().st_mode & 0o077 == 0
     with pytest.raises(ConfigError, match="another build is writing"):
         built(output)
     process.send_signal(signal.SIGKILL)

@@ -258,9 +258,12 @@ def _build(
 
 def _run_stages(recipe: Recipe, work: Work, spool: Path, progress: Callable[[str], None]) -> Tally:
     """Work through all stages; finished files go to spool/files."""
-    files = spool / "files"
-    files.mkdir(parents=True, exist_ok=True)
-    if work.runner == "beam":
+    files, is_beam = spool / "files", work.runner == "beam"
+    # Its owner alone may read it: nothing is masked there, since filters judge drafts as they are.
+    # (Beam's workers may be other users.)
+    spool.mkdir(mode=0o777 if is_beam else 0o700, exist_ok=True)
+    files.mkdir(exist_ok=True)
+    if is_beam:
         from instructrec_jax.instructions.beam_runner import run_on_beam
 
         return run_on_beam(recipe, options=work.beam_options, folder=spool, files=files)

@@ -142,6 +142,7 @@ def test_a_dataset_is_curated_into_a_file_and_its_rejects(tmp_path):
         for split in ("train", "test")
     ]
     source = tmp_path / "data.jsonl"
+    rows[8]["input"] = "Ask jane.roe@uni-mail.de."
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def score(requests):
@@ -161,6 +162,7 @@ def test_a_dataset_is_curated_into_a_file_and_its_rejects(tmp_path):
     lines_refused = Path(f"{output}.rejected.jsonl").read_text().splitlines()
     rejected = [json.loads(line) for line in lines_refused]
     assert [each["record"]["task"] for each in rejected] == ["noise"] * 4
+    assert rejected[0]["record"]["input"] == "Ask [e-mail address masked]."
     # The other task's instruction is the better one.
     assert rejected[0]["reason"] == "ifd_high" and rejected[0]["margin"] == -1
     assert "4 of 8 examples for training are left" in lines[1]

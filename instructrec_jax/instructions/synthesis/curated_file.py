@@ -9,6 +9,7 @@ from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.example import TEST, VALIDATION, InstructionExample
 from instructrec_jax.instructions.reading import read_examples
+from instructrec_jax.instructions.rejects import masked_record
 from instructrec_jax.instructions.synthesis.curation import CurationSettings, counted, curate
 from instructrec_jax.instructions.synthesis.grammar import few_wrong_instructions
 from instructrec_jax.instructions.synthesis.likelihood import Judge
@@ -28,8 +29,9 @@ def write_curated(
 ) -> Counter[str]:
     """Write what curation leaves of a dataset, a file for `train`; {reason: refused examples}.
 
-    OUTPUT gets JSON lines, OUTPUT.rejected.jsonl the others with reason and measures. Validation
-    and test examples are not judged: held-out data is not chosen by a model.
+    OUTPUT gets JSON lines, OUTPUT.rejected.jsonl the others with reason and measures, secrets and
+    personal data masked as in a build's rejects. Validation and test examples are not judged:
+    held-out data is not chosen by a model.
 
     Raises:
         ConfigError: thresholds that cannot be met, or files that are there already.
@@ -58,7 +60,8 @@ def write_curated(
                 kept.write(json_line(example.to_record()))
             else:
                 record = {"reason": verdict.reason, **asdict(verdict.measures)}
-                rejected.write(json_line({**record, "record": example.to_record()}))
+                shown = masked_record(example.to_record())
+                rejected.write(json_line({**record, "record": shown}))
     partial.rename(output)
     partial_rejects.rename(rejects)
     progress(f"judge {judge.name}")
