@@ -50,6 +50,7 @@ from instructrec_jax.evaluation.report import (
     range_text,
 )
 from instructrec_jax.evaluation.rewording import VARIANTS
+from instructrec_jax.evaluation.sensitivity import verdict_text
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -264,9 +265,8 @@ def sensitivity_table(sensitivity: Mapping[str, Any]) -> Table:
     """A row for each changed instruction, over all tasks."""
     title = METRIC_BY_NAME[sensitivity["primary_metric"]].title
     table = Table(
-        title=f"{title} under a changed instruction: the model {sensitivity['verdict']}",
-        caption=f"tasks answered without regard to the instruction: "
-        f"{sensitivity['tasks_ignoring']} of {len(sensitivity['tasks'])}",
+        title=f"{title} under a changed instruction",
+        caption=verdict_text(sensitivity),
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

@@ -49,7 +49,7 @@ def test_evaluate_notebook(tmp_path, monkeypatch):
     assert "WORST" in words
     assert "chinese" in words
     assert "answer:" in words
-    assert "over all tasks the model" in words
+    assert "over all tasks: " in words and "tasks it follows in" in words
     assert "another task's" in words
     assert "expected calibration error" in words
     assert "target tokens:" in words

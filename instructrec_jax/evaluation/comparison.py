@@ -2,8 +2,8 @@
 
 Every further evaluation is compared with the first. On each task and hold-out: the difference of
 the primary metric with its paired bootstrap interval, its p-value by approximate randomisation, and
-the sign test on the examples' own figures. Many tasks are many chances to be lucky: the p-values of
-a pair are corrected by Holm's method over its tasks, and the verdict goes by them. Drops under
+the sign test on the figures of each document or question. Many tasks are many chances to be lucky:
+the p-values of a pair are corrected over its tasks, and the verdict goes by them. Drops under
 changed instructions stand beside each other too (sensitivity_comparison.py).
 """
 
@@ -33,7 +33,8 @@ from instructrec_jax.evaluation.samples import cut, differing
 from instructrec_jax.evaluation.sensitivity_comparison import compare_sensitivity
 from instructrec_jax.evaluation.significance import (
     Difference,
-    holm,
+    by_cluster,
+    corrected_p_values,
     interval,
     randomisation_p_value,
     resampled,
@@ -41,11 +42,11 @@ from instructrec_jax.evaluation.significance import (
     swapped_differences,
 )
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Share of the larger evaluation's examples that all must have answered.
 LEAST_COMMON = 0.5
 SIGNIFICANT = 0.05
-# More than for intervals: Holm's method multiplies the smallest p-value by the number of tasks.
+# More than for intervals, whose ends are not so far out as the p-values that decide.
 _RESAMPLES = 10_000
 _SAMPLES = 12
 TEMPLATE = "comparison.html"
@@ -133,6 +134,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str) -> Evaluated:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        _ = metrics["checkpoint"]["description"], metrics["dataset"]["path"]
+        _ = metrics["primary_metric"]
         predictions: dict[_Key, Mapping[str, Any]] = {}
         with (folder / "predictions.jsonl").open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
@@ -216,9 +219,10 @@ def _pair(
         rows.append({"task": task, "holdout": holdout, **row})
         drawn.append(differences)
         swapped.append(by_chance)
-    for row, corrected in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
-        row["p_holm"] = corrected
-        row["verdict"] = _verdict(row["difference"]["value"], corrected, row["examples"])
+    values = [row["difference"]["value"] for row in rows]
+    for row, corrected in zip(rows, corrected_p_values(values, swapped), strict=True):
+        row["p_corrected"] = corrected
+        row["verdict"] = _verdict(row["difference"]["value"], corrected, row["clusters"])
     macro = {}
     for holdout in sorted({name for _, name in ordered}, key=holdout_order):
         places = [place for place, group in enumerate(ordered) if group[1] == holdout]
@@ -227,15 +231,18 @@ def _pair(
         value = float(np.mean([rows[place]["difference"]["value"] for place in places]))
         by_chance = np.mean([swapped[place] for place in places], axis=0)
         p_value = randomisation_p_value(value, by_chance)
-        examples = sum(rows[place]["examples"] for place in places)
+        examples, clusters = (
+            sum(rows[place][name] for place in places) for name in ("examples", "clusters")
+        )
         macro[holdout] = {
             "tasks": len(places),
             "examples": examples,
+            "clusters": clusters,
             "first": float(np.mean([rows[place]["first"] for place in places])),
             "second": float(np.mean([rows[place]["second"] for place in places])),
             "difference": asdict(Difference(value, low, high)),
             "p_value": p_value,
-            "verdict": _verdict(value, p_value, examples),
+            "verdict": _verdict(value, p_value, clusters),
         }
     return {"first": first.name, "second": second.name, "tasks": rows, "macro": macro}
 
@@ -250,8 +257,9 @@ def _group(
     if counts[0] is None or counts[1] is None:
         name = PRIMARY_METRIC
         counts = [_statistics(name, each) for each in judged]
-    old, new = counts
-    assert old is not None and new is not None
+    # An evaluation of an earlier version names no clusters: each example is one.
+    clusters = [str(first.predictions[key].get("cluster", key)) for key in keys]
+    old, new = (by_cluster(each, clusters) for each in counts if each is not None)
     of_sums = OF_SUMS[name]
     figures = [float(of_sums(each.sum(axis=0))) for each in (old, new)]
     drawn = [resampled(of_sums, each, seed=seed, resamples=_RESAMPLES) for each in (old, new)]
@@ -261,6 +269,7 @@ def _group(
     own = [[row.get(name, 0.0) for row in example_metrics({name: each})] for each in (old, new)]
     row = {
         "examples": len(keys),
+        "clusters": len(old),
         "metric": name,
         "first": figures[0],
         "second": figures[1],
@@ -277,11 +286,11 @@ def _statistics(metric: str, judged: Sequence[Judged]) -> np.ndarray | None:
     return METRIC_BY_NAME[metric].statistics(judged)
 
 
-def _verdict(difference: float, p_value: float, examples: int) -> str:
+def _verdict(difference: float, p_value: float, clusters: int) -> str:
     if p_value >= SIGNIFICANT:
         return UNDECIDED
     verdict = BETTER if difference > 0 else WORSE
-    return f"{verdict} (few)" if examples < FEW else verdict
+    return f"{verdict} (few)" if clusters < FEW else verdict
 
 
 def _page(comparison: Mapping[str, Any], runs: Sequence[Evaluated], common: Sequence[_Key]) -> str:

@@ -6,7 +6,8 @@ Examples that name no hold-out (other people's files) stand under "all".
 
 Every figure has a bootstrap interval. A model is above the floors where the paired interval of its
 primary metric (chrF, unless a benchmark names another) minus that of the best floor lies above 0.
-Fewer than `FEW` examples make such an interval too narrow: they count, and are
+Examples of one document or question are drawn together
+(`cluster_of`). Fewer than `FEW` documents make such an interval too narrow: they count, and are
 marked wherever they do.
 """
 
@@ -28,6 +29,7 @@ from instructrec_jax.evaluation.metrics import (
     statistics_of,
 )
 from instructrec_jax.evaluation.significance import (
+    by_cluster,
     intervals,
     mean_intervals,
     paired_difference,
@@ -36,7 +38,7 @@ from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
 NO_HOLDOUT = "all"
-# Below so many examples a win is marked.
+# Below so many clusters of examples a win is marked.
 FEW = 30
 ABOVE, ABOVE_FEW, NOT_ABOVE = "above", "above (few)", "not above"
 HOLDOUTS = ("document", "phrasing", "task", "composition", NO_HOLDOUT)
@@ -80,6 +82,17 @@ class Evaluation:
 def holdout_name(example: InstructionExample) -> str:
     """The hold-out that an example stands under."""
     return example.holdout or NO_HOLDOUT
+
+
+def cluster_of(example: InstructionExample) -> str:
+    """What examples are right and wrong together with: their document, or their question.
+
+    The document's hash where the example names one; else the id, of which `/` and the phrasing's
+    name at the end are no part: `q1/a` and `q1/b` ask one question with two prompts.
+    """
+    if example.provenance is not None:
+        return example.provenance.sha256
+    return example.id.removesuffix(f"/{example.template}") if example.template else example.id
 
 
 def holdout_order(name: str) -> tuple[int, str]:
@@ -161,24 +174,29 @@ def evaluate_answers(
     if untrained is not None:
         outputs[UNTRAINED.name] = list(untrained)
     judged = {name: _judged(examples, texts, passes) for name, texts in outputs.items()}
-    groups: dict[tuple[str, str], list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault((example.task, holdout_name(example)), []).append(index)
+    groups = _groups(examples)
+    predictions: list[dict[str, Any]] = [{}] * len(examples)
     statistics: dict[tuple[str, str], GroupStatistics] = {}
-    for key in sorted(groups, key=lambda key: (key[0], holdout_order(key[1]))):
-        systems = {
-            name: statistics_of([each[i] for i in groups[key]]) for name, each in judged.items()
+    for key, chosen in groups.items():
+        systems = {name: statistics_of([each[i] for i in chosen]) for name, each in judged.items()}
+        model = {**_loss_statistics([answers[i] for i in chosen]), **systems["model"]}
+        for index, row in zip(chosen, example_metrics(model), strict=True):
+            predictions[index] = prediction_record(
+                examples[index], answers[index], judged["model"][index].passed, row
+            )
+        clusters = [cluster_of(examples[i]) for i in chosen]
+        statistics[key] = {
+            name: {figure: by_cluster(counts, clusters) for figure, counts in each.items()}
+            for name, each in {**systems, "model": model}.items()
         }
-        systems["model"] = {
-            **_loss_statistics([answers[i] for i in groups[key]]),
-            **systems["model"],
-        }
-        statistics[key] = systems
     if not all(primary in systems["model"] for systems in statistics.values()):
         primary = PRIMARY_METRIC
     tasks: dict[str, dict[str, Any]] = {}
     for (task, holdout), systems in statistics.items():
-        tasks.setdefault(task, {})[holdout] = _group_figures(systems, primary=primary)
+        tasks.setdefault(task, {})[holdout] = {
+            "examples": len(groups[task, holdout]),
+            **_group_figures(systems, primary=primary),
+        }
     figures = {
         "primary_metric": primary,
         "metrics": signatures(),
@@ -187,18 +205,19 @@ def evaluate_answers(
         "summary": _summary(tasks),
         "most_frequent_targets": {task: each.to_record() for task, each in frequent.items()},
     }
-    predictions: list[dict[str, Any]] = [{}] * len(examples)
-    for key, chosen in groups.items():
-        rows = example_metrics(statistics[key]["model"])
-        for index, row in zip(chosen, rows, strict=True):
-            predictions[index] = prediction_record(
-                examples[index], answers[index], judged["model"][index].passed, row
-            )
     return Evaluation(figures=figures, predictions=predictions)
 
 
-# {"model" or floor: {figure: float64 [examples, counts]}}
+# {"model" or floor: {figure: float64 [clusters, counts]}}
 GroupStatistics = dict[str, dict[str, np.ndarray]]
+
+
+def _groups(examples: Sequence[InstructionExample]) -> dict[tuple[str, str], list[int]]:
+    """Places of the examples of each task and hold-out, in the protocol's order."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, example in enumerate(examples):
+        groups.setdefault((example.task, holdout_name(example)), []).append(index)
+    return dict(sorted(groups.items(), key=lambda group: (group[0][0], holdout_order(group[0][1]))))
 
 
 def _judged(
@@ -236,6 +255,7 @@ def prediction_record(
         "id": example.id,
         "task": example.task,
         "holdout": holdout_name(example),
+        "cluster": cluster_of(example),
         "template": example.template,
         "instruction": example.instruction,
         "input": example.input,
@@ -269,7 +289,7 @@ def judged_of(prediction: Mapping[str, Any]) -> Judged:
 
 def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
     statistics = systems["model"]
-    examples = len(statistics[primary])
+    clusters = len(statistics[primary])
     model = group_metrics(statistics)
     floors = {name: group_metrics(each) for name, each in systems.items() if name != "model"}
     differences = {
@@ -281,7 +301,7 @@ def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
     difference = differences[best]
     above = difference.low > 0 and beats_floors(model, floors, primary=primary)
     return {
-        "examples": examples,
+        "clusters": clusters,
         "model": model,
         "intervals": intervals(statistics),
         "floors": floors,
@@ -290,7 +310,7 @@ def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
         "best_floor": best,
         "difference_to_best_floor": asdict(difference),
         "beats_floors": above,
-        "verdict": (ABOVE_FEW if examples < FEW else ABOVE) if above else NOT_ABOVE,
+        "verdict": (ABOVE_FEW if clusters < FEW else ABOVE) if above else NOT_ABOVE,
     }
 
 
@@ -341,7 +361,7 @@ def _means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def _summary(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
     """Counts; a task counts as beating the floors where it does so on each of its hold-outs.
 
-    The counts that end in "_few" say how many of these rest on a group of few examples.
+    The counts that end in "_few" say how many of these rest on a group of few clusters.
     """
     groups = [group for each in tasks.values() for group in each.values()]
     beating = [

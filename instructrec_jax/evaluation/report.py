@@ -26,7 +26,7 @@ from instructrec_jax.evaluation.run_report import (
     training_cards,
 )
 from instructrec_jax.evaluation.samples import choose_samples, from_training, learning_journeys
-from instructrec_jax.evaluation.sensitivity import LEAST_DROP
+from instructrec_jax.evaluation.sensitivity import LEAST_DROP, verdict_text
 from instructrec_jax.evaluation.wording import (
     duration,
     few_text,
@@ -106,6 +106,7 @@ def render(
         primary=METRIC_BY_NAME[_primary(metrics)],
         variants=VARIANTS,
         least_drop=LEAST_DROP,
+        verdict_text=verdict_text,
         length_kinds=LENGTHS,
         **_errors(metrics),
         few_examples=FEW,

@@ -7,11 +7,16 @@ whose figure stays takes no notice of it, however good its figures are. Both are
 number of changes gives chance no further tries (an intersection-union test: Berger, 1982,
 "Multiparameter Hypothesis Testing and Acceptance Sampling"). And both must be large enough to
 matter: other words in front of an input change even the noise that an untrained model writes, by
-a point or two that any number of examples only makes more certain.
+a point or two that any number of examples only makes more certain. Where the examples show neither
+such a drop nor that there is none (an equivalence test: the whole interval below the least drop),
+the verdict is undecided.
+
+Questions are asked without demonstrations, for these tell the task as well as the instruction does.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +26,7 @@ from instructrec_jax.evaluation.metrics import (
     Judged,
     acceptable_targets,
 )
-from instructrec_jax.evaluation.protocol import FEW, Passes, nothing_to_run
+from instructrec_jax.evaluation.protocol import FEW, Passes, cluster_of, nothing_to_run
 from instructrec_jax.evaluation.rewording import (
     DENIAL_ANSWERS,
     FOLLOWS,
@@ -32,6 +37,7 @@ from instructrec_jax.evaluation.rewording import (
 )
 from instructrec_jax.evaluation.significance import (
     Difference,
+    by_cluster,
     mean_difference,
     paired_difference,
 )
@@ -41,6 +47,8 @@ from instructrec_jax.instructions.hashing import fraction
 # Smallest drop of the primary metric, from 0 to 1, that counts as reading the instruction.
 LEAST_DROP = 0.05
 BETTER_WITHOUT = "better without it"
+UNDECIDED = "undecided"
+_FEW = " (few)"
 # Changed examples and the name of the stage, for the progress bar, to outputs.
 Respond = Callable[[Sequence[InstructionExample], str], Sequence[str]]
 
@@ -55,7 +63,7 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class _Compared:
-    """Statistics of one task's examples under the true and a changed instruction, [n, counts]."""
+    """Statistics of one task under the true and a changed instruction, [clusters, counts]."""
 
     true: np.ndarray
     changed: np.ndarray
@@ -76,7 +84,7 @@ def measure_sensitivity(
 
     Args:
         examples: with their true instructions.
-        outputs: the model's answers to them.
+        outputs: the model's answers to them; asked again where they have demonstrations.
         respond: gives the model's answers to changed examples.
         primary: the metric; of `METRICS`.
         wordings: what other phrasings and tasks there are; those of the examples where None.
@@ -84,6 +92,7 @@ def measure_sensitivity(
         passes: runs code, where the metric is the pass rate.
     """
     chosen = _chosen(examples, examples_per_task)
+    examples, outputs = _without_demonstrations(examples, outputs, chosen, respond)
     wordings = wordings or Wordings(examples)
     compared: dict[str, dict[str, _Compared]] = {}
     records: list[dict[str, Any]] = []
@@ -118,8 +127,12 @@ def measure_sensitivity(
             ]
             if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
                 continue
-            texts = [places[place] for place in own]
-            compared.setdefault(task, {})[variant.name] = _Compared(pair[0], pair[1], texts)
+            clusters = [cluster_of(examples[place]) for place in own]
+            compared.setdefault(task, {})[variant.name] = _Compared(
+                by_cluster(pair[0], clusters),
+                by_cluster(pair[1], clusters),
+                [places[place] for place in own],
+            )
     return Sensitivity(_figures(compared, primary=primary), records)
 
 
@@ -133,6 +146,21 @@ def _chosen(examples: Sequence[InstructionExample], most: int) -> list[int]:
         of_task.sort(key=lambda place: (fraction("sensitivity", examples[place].id), place))
         kept += of_task[:most] if most else of_task
     return sorted(kept)
+
+
+def _without_demonstrations(
+    examples: Sequence[InstructionExample],
+    outputs: Sequence[str],
+    chosen: Sequence[int],
+    respond: Respond,
+) -> tuple[Sequence[InstructionExample], Sequence[str]]:
+    """The same examples zero-shot, and the answers to those that are chosen."""
+    if not any(examples[place].demonstrations for place in chosen):
+        return examples, outputs
+    bare = [replace(example, demonstrations=()) for example in examples]
+    answered = respond([bare[place] for place in chosen], "instruction true, zero-shot")
+    known = dict(zip(chosen, answered, strict=True))
+    return bare, [known.get(place, output) for place, output in enumerate(outputs)]
 
 
 def _statistics(
@@ -166,13 +194,27 @@ def _figures(compared: Mapping[str, Mapping[str, _Compared]], *, primary: str) -
         having = [each[variant.name] for each in compared.values() if variant.name in each]
         if having:
             macro[variant.name] = _row(variant, having, primary=primary)
+    # Those of few examples are among them.
+    counts = Counter(each["verdict"].removesuffix(_FEW) for each in tasks.values())
     return {
         "primary_metric": primary,
         "tasks": tasks,
         "macro": macro,
         "verdict": overall_verdict(macro),
-        "tasks_ignoring": sum(IGNORES in each["verdict"] for each in tasks.values()),
+        "tasks_following": counts[FOLLOWS],
+        "tasks_ignoring": counts[IGNORES],
+        "tasks_undecided": counts[UNDECIDED],
     }
+
+
+def verdict_text(sensitivity: Mapping[str, Any]) -> str:
+    """The verdict over all tasks, and in how many of them it is which."""
+    tasks = len(sensitivity["tasks"])
+    return (
+        f"{sensitivity['verdict']}; of {tasks} {'task' if tasks == 1 else 'tasks'} it follows in "
+        f"{sensitivity['tasks_following']}, ignores in {sensitivity['tasks_ignoring']}, "
+        f"undecided in {sensitivity['tasks_undecided']}"
+    )
 
 
 def _row(variant: Variant, compared: Sequence[_Compared], *, primary: str) -> dict[str, Any]:
@@ -185,25 +227,29 @@ def _row(variant: Variant, compared: Sequence[_Compared], *, primary: str) -> di
         else mean_difference(primary, pairs)
     )
     outputs = [output for each in compared for output in each.outputs]
+    clusters = sum(len(each.true) for each in compared)
     row = {
         "tasks": len(pairs),
         "examples": len(outputs),
+        "clusters": clusters,
         "true": float(np.mean([of_sums(true.sum(axis=0)) for true, _ in pairs])),
         "changed": float(np.mean([of_sums(changed.sum(axis=0)) for _, changed in pairs])),
         "drop": asdict(difference),
-        "verdict": _verdict(variant, difference, len(outputs)),
+        "verdict": _verdict(variant, difference, clusters),
     }
     if variant.name == "contradicted":
         row["obeyed"] = float(np.mean([_is_denial(output) for output in outputs]))
     return row
 
 
-def _verdict(variant: Variant, drop: Difference, examples: int) -> str:
+def _verdict(variant: Variant, drop: Difference, clusters: int) -> str:
     if drop.high < 0:
         verdict = BETTER_WITHOUT
+    elif _falls(variant, asdict(drop)):
+        verdict = variant.when_falling
     else:
-        verdict = variant.when_falling if _falls(variant, asdict(drop)) else variant.when_not
-    return f"{verdict} (few)" if examples < FEW else verdict
+        verdict = variant.when_not if _stays(asdict(drop)) else UNDECIDED
+    return verdict + _FEW if clusters < FEW else verdict
 
 
 def _falls(variant: Variant, drop: Mapping[str, float]) -> bool:
@@ -211,15 +257,26 @@ def _falls(variant: Variant, drop: Mapping[str, float]) -> bool:
     return drop["low"] > 0 and drop["value"] >= least
 
 
+def _stays(drop: Mapping[str, float]) -> bool:
+    return drop["high"] < LEAST_DROP
+
+
 def overall_verdict(variants: Mapping[str, Mapping[str, Any]]) -> str:
-    """What the changes say together: "follows" where the figure falls under all that decide."""
+    """What the changes say together.
+
+    "follows" where the figure falls under all that decide, "ignores its instruction" where under
+    one of them it is shown not to, else "undecided".
+    """
     telling = [each for each in VARIANTS if each.name in variants and each.when_not == IGNORES]
     deciding = [each for each in telling if each.decides] or telling
     if not deciding:
         return "nothing to change"
     rows = [(each, variants[each.name]) for each in deciding]
-    few = " (few)" if any(row["examples"] < FEW for _, row in rows) else ""
-    return (FOLLOWS if all(_falls(each, row["drop"]) for each, row in rows) else IGNORES) + few
+    if all(_falls(each, row["drop"]) for each, row in rows):
+        verdict = FOLLOWS
+    else:
+        verdict = IGNORES if any(_stays(row["drop"]) for _, row in rows) else UNDECIDED
+    return verdict + (_FEW if any(row["clusters"] < FEW for _, row in rows) else "")
 
 
 def _is_denial(output: str) -> bool:

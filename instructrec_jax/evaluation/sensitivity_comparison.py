@@ -18,7 +18,12 @@ from instructrec_jax.evaluation.metrics import (
     acceptable_targets,
 )
 from instructrec_jax.evaluation.rewording import VARIANTS
-from instructrec_jax.evaluation.significance import Difference, interval, resampled
+from instructrec_jax.evaluation.significance import (
+    Difference,
+    by_cluster,
+    interval,
+    resampled,
+)
 
 # The lines of a run's sensitivity.jsonl.
 Records = Sequence[Mapping[str, Any]]
@@ -54,6 +59,7 @@ def compare_sensitivity(
                 "primary_metric": figures["primary_metric"],
                 "verdict": figures["verdict"],
                 "tasks": len(figures["tasks"]),
+                "tasks_following": figures["tasks_following"],
                 "tasks_ignoring": figures["tasks_ignoring"],
                 "variants": figures["macro"],
             }
@@ -117,20 +123,28 @@ def _drops(
 ) -> tuple[tuple[float, float], np.ndarray] | None:
     """Both drops of a task, and the resampled differences of them; None where it has no figure."""
     of_sums = OF_SUMS[metric]
+    examples = [asked[old["id"], old["task"]] for old, _ in pairs]
+    clusters = [str(each.get("cluster", each["id"])) for each in examples]
     drops, drawn = [], []
     for run in (0, 1):
         counts = [
             METRIC_BY_NAME[metric].statistics(
-                [_judged(pair[run][name], asked[pair[0]["id"], pair[0]["task"]]) for pair in pairs]
+                [
+                    _judged(pair[run][name], example)
+                    for pair, example in zip(pairs, examples, strict=True)
+                ]
             )
             for name in ("true_output", "output")
         ]
         if counts[0] is None or counts[1] is None:
             return None
         drops.append(float(of_sums(counts[0].sum(axis=0)) - of_sums(counts[1].sum(axis=0))))
-        drawn.append(
-            resampled(of_sums, counts[0], seed=seed) - resampled(of_sums, counts[1], seed=seed)
+        true, changed = (
+            resampled(of_sums, by_cluster(each, clusters), seed=seed)
+            for each in counts
+            if each is not None
         )
+        drawn.append(true - changed)
     return (drops[0], drops[1]), drawn[1] - drawn[0]
 
 

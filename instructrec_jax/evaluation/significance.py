@@ -5,6 +5,10 @@ Evaluation"): examples are drawn with replacement, 1,000 times, and the interval
 2.5th and 97.5th percentile of the figures. The draws depend on the number of examples alone, so
 they are the same for every system that answered them: differences are paired. With few examples an
 interval is too narrow, with one it is a point; so tests of two systems swap their answers instead.
+
+Examples of one document, or one question under several prompts, are right and wrong together. What
+is drawn or swapped is therefore the whole cluster of them (`by_cluster`; Field and Welsh, 2007,
+"Bootstrapping Clustered Data"). Tasks are drawn apart from each other.
 """
 
 import math
@@ -28,6 +32,18 @@ class Difference:
     value: float
     low: float
     high: float
+
+
+def by_cluster(statistics: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
+    """Sums of the statistics of each cluster, float64 [clusters, counts], for all that follows.
+
+    A figure is of sums over all examples, so it is the same of these as of the examples' own
+    `statistics`, float64 [examples, counts].
+    """
+    _, places = np.unique(np.asarray(clusters, dtype=object), return_inverse=True)
+    sums = np.zeros((places.max() + 1, statistics.shape[1]))
+    np.add.at(sums, places, statistics)
+    return sums
 
 
 def resampled(
@@ -126,7 +142,7 @@ def swapped_differences(
 ) -> np.ndarray:
     """Differences, float64 [resamples], if it were chance which system gave which answer.
 
-    Of each example the two systems' statistics, float64 [examples, counts], change places with
+    Of each cluster the two systems' statistics, float64 [clusters, counts], change places with
     probability 1/2: approximate randomisation (Noreen, 1989, "Computer-Intensive Methods for
     Testing Hypotheses"; Riezler and Maxwell, 2005, "On Some Pitfalls in Automatic Evaluation and
     Significance Testing for MT").
@@ -158,15 +174,33 @@ def randomisation_p_value(difference: float, swapped: np.ndarray) -> float:
     return float((as_far.sum() + 1) / (len(known) + 1))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm, 1979, "A Simple Sequentially Rejective ...")."""
-    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
-    corrected = [0.0] * len(p_values)
+def corrected_p_values(differences: Sequence[float], swapped: Sequence[np.ndarray]) -> list[float]:
+    """Two-sided p-values of several differences, corrected for their number.
+
+    Each draw of `swapped` (of each difference those by chance, [resamples]) gives the greatest
+    distance from 0 that chance makes anywhere, in standard deviations of its own difference: the
+    step-down maximum of Westfall and Young (1993, "Resampling-Based Multiple Testing"; algorithm
+    in Ge, Dudoit and Speed, 2003, "Resampling-based multiple testing for microarray data
+    analysis"). Unlike a multiple of the p-values it can show a difference among any number: a
+    p-value of few draws, times a thousand, cannot.
+    """
+    spread = np.array([np.nanstd(draws) for draws in swapped])
+    # A draw without a figure counts as far away, which shows nothing that is not there.
+    drawn = np.nan_to_num(np.abs(np.array(swapped)), nan=math.inf)
+    distance = np.abs(np.asarray(differences, np.float64))
+    known = (spread > 0) & ~np.isnan(distance)
+    order = sorted(np.flatnonzero(known), key=lambda place: -distance[place] / spread[place])
+    greatest = np.zeros(drawn.shape[1])
+    p_values = [1.0] * len(differences)
+    for place in reversed(order):
+        greatest = np.maximum(greatest, drawn[place] / spread[place])
+        # Sums in another order differ in their last digits.
+        as_far = greatest >= distance[place] / spread[place] - 1e-9
+        p_values[place] = float((as_far.sum() + 1) / (len(greatest) + 1))
     highest = 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
-        corrected[place] = highest
-    return corrected
+    for place in order:
+        p_values[place] = highest = max(highest, p_values[place])
+    return p_values
 
 
 def _draws(examples: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:

@@ -84,7 +84,7 @@ def test_verdicts_and_figures(compared):
     assert rows["worse"]["verdict"] == "worse"
     assert rows["alike"]["p_value"] == rows["alike"]["p_sign_test"] == 1.0
     for task, row in rows.items():
-        assert row["p_holm"] >= row["p_value"]
+        assert row["p_corrected"] >= row["p_value"]
         if task not in ("better", "worse"):
             assert row["verdict"] == "no difference shown"
     assert first["macro"]["document"]["tasks"] == len(rows)
@@ -151,6 +151,30 @@ def test_few_examples_are_marked(tmp_path):
     assert [row["verdict"] for row in pair["tasks"]] == ["better (few)"]
 
 
+def test_prompts_of_one_question_are_one(tmp_path):
+    prompts = [
+        InstructionExample(
+            id=f"q{n // 10}/p{n % 10}", template=f"p{n % 10}", task="t", instruction=f"{n % 10}",
+            input=f"{n // 10}", target="yes",
+        )
+        for n in range(60)
+    ]  # fmt: skip
+    runs = [
+        write(tmp_path / "x", lambda each, n: n // 10 == 0, prompts),
+        write(tmp_path / "y", lambda each, n: 0 < n // 10 < 5, prompts),
+    ]
+    (pair,) = compare_evaluations(runs, tmp_path / "out")["pairs"]
+    (row,) = pair["tasks"]
+    assert (row["examples"], row["clusters"], row["wins"], row["losses"]) == (60, 6, 4, 1)
+    # As of five coins that fell four to one, not of fifty.
+    assert row["p_sign_test"] == pytest.approx(12 / 32)
+    assert row["p_value"] == pytest.approx(12 / 32, abs=0.02)
+    assert row["verdict"] == "no difference shown"
+    metrics = json.loads((tmp_path / "y" / "metrics.json").read_text("utf-8"))
+    group = metrics["tasks"]["t"]["all"]
+    assert (group["examples"], group["clusters"]) == (60, 6)
+
+
 def test_what_cannot_be_compared(tmp_path):
     whole = write(tmp_path / "whole", old)
     part = write(tmp_path / "part", old, EXAMPLES[:100])
@@ -173,6 +197,11 @@ def test_what_cannot_be_compared(tmp_path):
         compare_evaluations([whole, tmp_path / "nowhere"], out)
     with pytest.raises(ConfigError, match="two or more"):
         compare_evaluations([whole], out)
+    metrics = (whole / "metrics.json").read_text("utf-8")
+    (whole / "metrics.json").write_text(metrics.replace('"checkpoint"', '"other"'), "utf-8")
+    with pytest.raises(DataError, match="whole: its files are not those of evaluate.*checkpoint"):
+        compare_evaluations([whole, part], out)
+    (whole / "metrics.json").write_text(metrics, "utf-8")
     (part / "predictions.jsonl").write_text('{"id": "x"}\n')
     with pytest.raises(DataError, match="part: its files are not those of evaluate"):
         compare_evaluations([whole, part], out)

@@ -19,7 +19,7 @@ from instructrec_jax.evaluation.report import (
     range_text,
     write_report,
 )
-from instructrec_jax.evaluation.sensitivity import measure_sensitivity
+from instructrec_jax.evaluation.sensitivity import measure_sensitivity, verdict_text
 from instructrec_jax.instructions.example import InstructionExample
 
 HOSTILE = "</script><script>alert('x')</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}\u2028"
@@ -246,7 +246,7 @@ def test_sensitivity_errors_calibration_and_lengths(page):
     for row in sensitivity["macro"].values():
         assert interval_text(row["drop"]) in text
         assert row["verdict"] in text
-    assert f"Over all tasks: {sensitivity['verdict']}" in text
+    assert f"Over all tasks: {verdict_text(sensitivity)}" in text
     ece = percent(metrics["breakdown"]["calibration"]["ece"])
     assert f"Expected calibration error: {ece} of 100, over 11 answers" in text
     assert "right 7" in text and "cut at the length limit 3" in text

@@ -14,7 +14,7 @@ from instructrec_jax.evaluation.rewording import (
     shuffled,
 )
 from instructrec_jax.evaluation.sensitivity import measure_sensitivity, overall_verdict
-from instructrec_jax.instructions.example import InstructionExample
+from instructrec_jax.instructions.example import Demonstration, InstructionExample
 from instructrec_jax.instructions.hashing import fraction
 
 ASKED = {
@@ -75,9 +75,30 @@ def test_chance_is_not_taken_for_reading():
     def model(instruction, word):
         return word.upper() if fraction(instruction, word) < 2 / 3 else "?"
 
-    row = measured(model).figures["tasks"]["upper"]["variants"]["another_task"]
+    figures = measured(model).figures
+    row = figures["tasks"]["upper"]["variants"]["another_task"]
     assert row["drop"]["low"] < 0 < row["drop"]["high"]
-    assert row["verdict"] == "ignores its instruction"
+    # Nor for not reading: the drop may be greater than the least one.
+    assert row["verdict"] == "undecided"
+    assert figures["tasks"]["upper"]["verdict"] == "undecided"
+    assert figures["tasks_undecided"] >= 1 and figures["tasks_following"] == 0
+
+
+def test_demonstrations_tell_the_task_too_and_are_left_out():
+    shown = (Demonstration(ASKED["upper"][0], "x", "X"),)
+    seen = []
+
+    def respond(changed, stage):
+        seen.append(stage)
+        assert not any(each.demonstrations for each in changed)
+        return [answer(each.instruction, each.input) for each in changed]
+
+    examples = [replace(each, demonstrations=shown) for each in EXAMPLES]
+    wrong = ["?"] * len(examples)
+    figures = measure_sensitivity(examples, wrong, respond, primary="chrf").figures
+    assert seen[0] == "instruction true, zero-shot"
+    assert figures["macro"]["removed"]["true"] == 1.0
+    assert figures["verdict"] == "follows"
 
 
 def test_words_in_front_of_an_input_are_not_an_instruction_that_is_read():
@@ -93,12 +114,14 @@ def test_words_in_front_of_an_input_are_not_an_instruction_that_is_read():
     [
         (0.02, 0.01, "ignores its instruction"),  # as an untrained model's, with any certainty
         (0.4, 0.02, "ignores its instruction"),
+        (0.4, 0.04, "undecided"),  # the interval reaches to 0.08
         (0.4, 0.3, "follows"),
     ],
 )
 def test_both_drops_must_be_large_enough_to_matter(removed_drop, other_drop, verdict):
     def row(value):
-        return {"examples": 100, "drop": {"value": value, "low": 0.9 * value, "high": 2 * value}}
+        spread = {"value": value, "low": 0.9 * value, "high": 2 * value}
+        return {"examples": 100, "clusters": 100, "drop": spread}
 
     variants = {
         "removed": row(removed_drop),
@@ -176,7 +199,8 @@ def test_material_inside_the_instruction_is_kept_apart():
     assert removed(inside, wordings).input == "a b"
     assert "\na b\n" in f"\n{shuffled(inside, wordings).instruction}\n"
     other = of_another_task(inside, wordings)
-    assert (other.input, other.instruction in ASKED) == ("a b", False)
+    assert other.input == "a b"
+    assert other.instruction not in wordings.shared.get("t", ()) and "a b" not in other.instruction
     nothing_apart = replace(inside, material="")
     assert removed(nothing_apart, wordings) is None
     assert of_another_task(nothing_apart, wordings) is None

@@ -1,11 +1,13 @@
-"""The paired bootstrap, the sign test and Holm's correction."""
+"""The paired bootstrap, the sign test, swapped answers and the correction for many tasks."""
 
 import numpy as np
 import pytest
 
 from instructrec_jax.evaluation.metrics import OF_SUMS, Judged, group_metrics, statistics_of
 from instructrec_jax.evaluation.significance import (
-    holm,
+    by_cluster,
+    corrected_p_values,
+    interval,
     intervals,
     mean_difference,
     mean_intervals,
@@ -108,9 +110,70 @@ def test_swapping_everything_turns_a_corpus_figure_round():
     assert randomisation_p_value(value, swapped) == 1.0
 
 
-def test_holm_by_hand():
+def test_statistics_of_a_cluster_are_summed():
+    counts = np.array([[1.0, 1], [0, 1], [1, 1]])
+    assert by_cluster(counts, ["b", "a", "b"]).tolist() == [[0, 1], [2, 2]]
+
+
+def test_systems_that_are_alike_differ_as_often_as_the_level_says():
+    # 30 questions under 10 prompts: who knows one is right under them all.
+    random = np.random.default_rng(7)
+    clusters = [f"q{number // 10}" for number in range(300)]
+    outside, found = {"examples": 0, "clusters": 0}, 0
+    for trial in range(150):
+        right = [np.repeat(random.integers(0, 2, 30), 10) for _ in range(2)]
+        first, second = (np.stack([each, np.ones(300)], axis=1).astype(float) for each in right)
+        units = {"examples": (first, second)}
+        units["clusters"] = tuple(by_cluster(each, clusters) for each in (first, second))
+        for name, (old, new) in units.items():
+            draws = [
+                resampled(OF_SUMS["exact_match"], each, seed=trial, resamples=300)
+                for each in (old, new)
+            ]
+            low, high = interval(draws[1] - draws[0])
+            outside[name] += not low <= 0 <= high
+        swapped = swapped_differences("exact_match", *units["clusters"], resamples=300)
+        value = float(right[1].mean() - right[0].mean())
+        found += randomisation_p_value(value, swapped) < 0.05
+    assert outside["examples"] > 60  # Four in ten: what drawing them apart would say.
+    assert outside["clusters"] <= 15 and found <= 13
+
+
+def test_a_difference_is_shown_among_any_number_and_chance_is_not():
+    random = np.random.default_rng(5)
+    ones = np.ones((30, 1))
+
+    def pair(right):
+        old, new = ((random.random((30, 1)) < share).astype(float) for share in right)
+        return np.hstack([old, ones]), np.hstack([new, ones])
+
+    pairs = [pair((0.5, 0.5)) for _ in range(600)]
+    pairs[77] = pair((0.0, 1.0))
+    pairs[78] = (pairs[77][0],) * 2
+    values = [float(new[:, 0].mean() - old[:, 0].mean()) for old, new in pairs]
+    swapped = [
+        swapped_differences("exact_match", *each, seed=place) for place, each in enumerate(pairs)
+    ]
+    p_values = [randomisation_p_value(*each) for each in zip(values, swapped, strict=True)]
+    corrected = corrected_p_values(values, swapped)
+    assert corrected[77] < 0.05 < 600 * p_values[77]
+    assert sum(p < 0.05 for p in p_values) > 10
+    assert [place for place, p in enumerate(corrected) if p < 0.05] == [77]
+    assert corrected[78] == 1.0
+    assert all(new >= old for new, old in zip(corrected, p_values, strict=True))
+
+
+def test_corrected_p_values_by_hand():
+    # Nine draws; distances in standard deviations: 3 and 1 of the two.
+    first, second = np.array([2.0, -2, 1] * 3), np.array([1.0, -1, 0] * 3)
+    values = [3 * first.std(), 1 * second.std()]
+    # No draw reaches 3; 6 of 9 of the second reach 1, and none less than the one before.
+    assert corrected_p_values(values, [first, second]) == pytest.approx([0.1, 0.7])
+    assert corrected_p_values(values[::-1], [second, first]) == pytest.approx([0.7, 0.1])
+    # One alone is as without a correction.
+    assert corrected_p_values([1.5], [first]) == [randomisation_p_value(1.5, first)]
+
+
+def test_no_draw_as_far_is_no_certainty():
     assert randomisation_p_value(0.5, np.zeros(999)) == pytest.approx(1 / 1000)
     assert randomisation_p_value(0.0, np.zeros(999)) == 1.0
-    # Smallest times 3, next times 2, largest times 1, and none below the one before it.
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
