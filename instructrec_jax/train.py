@@ -28,7 +28,7 @@ from instructrec_jax.training.doctor import check_everything, machine
 from instructrec_jax.training.environment import environment_record, seconds_since_start
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
-from instructrec_jax.training.keeping import step_folders
+from instructrec_jax.training.keeping import read_figures, step_folders
 from instructrec_jax.training.loop import Loop
 from instructrec_jax.training.memory import batch_shapes, planned_memory, predicted_memory
 from instructrec_jax.training.model_folder import (
@@ -269,6 +269,7 @@ def _base(parts: Run, state: TrainState, initial: ModelFolder | None) -> dict[st
 
 def _check_resume(parts: Run, folder: Path, tell: Callable[[str], None]) -> None:
     """What a run would go on from, and whether it may; changes nothing."""
+    read_figures(folder)  # which says so where they are damaged
     for step_folder in reversed(step_folders(folder).values()):
         check_same_run(parts, read_metadata(step_folder), tell=tell)
         tell(f"the run goes on from {step_folder}")

@@ -285,7 +285,8 @@ def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer of a model folder.
 
     Raises:
-      CheckpointError: its files are damaged.
+      DamagedCheckpointError: its files are damaged.
+      CheckpointError: they cannot be read.
     """
     how = {"model": ocp.RestoreArgs(restore_type=np.ndarray)}
     item = _restore(folder / "tokenizer", None, how)
@@ -295,9 +296,9 @@ def read_tokenizer(folder: Path, metadata: Mapping[str, Any]) -> Tokenizer:
             item["model"].tobytes()[:-1], described["sentinels"], kind=described["kind"]
         )
     except ConfigError as error:
-        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: {error}") from error
+        raise DamagedCheckpointError(f"{folder / 'tokenizer'} is damaged: {error}") from error
     if tokenizer.sha256 != described["sha256"]:
-        raise CheckpointError(f"{folder / 'tokenizer'} is damaged: its checksum is wrong")
+        raise DamagedCheckpointError(f"{folder / 'tokenizer'} is damaged: its checksum is wrong")
     return tokenizer
 
 

@@ -1,7 +1,6 @@
 """config.json of a run folder, and what it was in the parts of the run before."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +29,11 @@ def keep_config(
         for old in workdir.glob("config-*.json"):
             old.unlink()
     elif file.exists():
-        try:
-            former = json.loads(file.read_text(encoding="utf-8"))["config"]
-        except (ValueError, KeyError, TypeError):
-            former = {}
+        former = _former(file, say)
+        values = flatten(former["config"] if former else record["config"])
         changes = [
             (key, old, new)
-            for key, old, new in config_changes(flatten(former), flatten(record["config"]))
+            for key, old, new in config_changes(values, flatten(record["config"]))
             if key not in _UNTOLD
         ]
         for key, old, new in changes:
@@ -44,5 +41,23 @@ def keep_config(
         kept = workdir / f"config-{first_step}.json"
         # Of several attempts to go on from a step, the first found the config that led there.
         if changes and not kept.exists():
-            os.replace(file, kept)
+            # Beside the other, which stays until the new one takes its place.
+            write_json(kept, former)
     write_json(file, record)
+
+
+def _former(file: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    try:
+        former = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(former["config"], dict):
+            return former
+        problem = "it holds something else"
+    except (ValueError, KeyError, TypeError) as error:
+        problem = repr(error) if isinstance(error, KeyError) else str(error)
+    away = file.with_name(f"{file.name}.damaged")
+    file.replace(away)
+    say(
+        f"WARNING: {file} is damaged: {problem}; it is kept as {away.name}, and what changed since "
+        "the part before cannot be told"
+    )
+    return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from instructrec_jax.errors import CheckpointError
 from instructrec_jax.evaluation.files import json_text, write_whole
 
 # Figures of the validation that checkpoints can be compared by, and whether more is better.
@@ -57,21 +58,21 @@ def kept(steps: Iterable[int], figures: Figures, keeping: Keeping) -> set[int]:
 
 
 def read_figures(folder: Path) -> dict[int, dict[str, Any]]:
-    """The figures of a `checkpoints/` folder; {} where the file is missing or broken."""
-    figures = _read(folder).get("figures")
-    if not isinstance(figures, dict):
-        return {}
-    return {
-        int(step): dict(values)
-        for step, values in figures.items()
-        if step.isdecimal() and isinstance(values, dict)
-    }
+    """The figures of a `checkpoints/` folder; {} where the file is missing.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
+    return {int(step): values for step, values in _read(folder)["figures"].items()}
 
 
 def read_best(folder: Path) -> dict[str, Any] | None:
-    """{"metric", "step", "value"} of a `checkpoints/` folder, or None where none is known."""
-    best = _read(folder).get("best")
-    return best if isinstance(best, dict) and isinstance(best.get("step"), int) else None
+    """{"metric", "step", "value"} of a `checkpoints/` folder, or None where none is known.
+
+    Raises:
+      CheckpointError: the file is damaged.
+    """
+    return _read(folder)["best"]
 
 
 def write_figures(folder: Path, steps: Iterable[int], figures: Figures, metric: str) -> None:
@@ -114,8 +115,31 @@ def finish_removals(folder: Path) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
+    file = folder / VALIDATION_FILE
     try:
-        record = json.loads((folder / VALIDATION_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if _is_whole(record):
+            return record
+        problem = "it holds something else"
+    except (FileNotFoundError, NotADirectoryError):
+        return {"figures": {}, "best": None}
+    except (OSError, ValueError) as error:
+        problem = str(error)
+    # Without it, the best checkpoint would be removed as any other.
+    raise CheckpointError(
+        f"{file} is damaged: {problem}; mend it (the run's metrics.jsonl has the figures), or "
+        "remove it, and then no checkpoint before counts as the best"
+    )
+
+
+def _is_whole(record: Any) -> bool:
+    match record:
+        case {"figures": dict(figures), "best": best}:
+            of_steps = [key.isdecimal() and isinstance(of, dict) for key, of in figures.items()]
+            numbers = [v for of in figures.values() if isinstance(of, dict) for v in of.values()]
+        case _:
+            return False
+    match best:
+        case None | {"metric": str(), "step": int()}:
+            return all(of_steps) and all(isinstance(v, int | float | None) for v in numbers)
+    return False

@@ -20,6 +20,7 @@ from instructrec_jax.training.checkpoint import (
     first_line,
     read_item,
     read_metadata,
+    read_tokenizer,
     tokenizer_item,
 )
 from instructrec_jax.training.disk_room import checkpoint_bytes, free_bytes, in_words
@@ -273,6 +274,8 @@ def _read(
     try:
         metadata = read_metadata(folder)
         _check_names(folder, target, metadata["fingerprints"])
+        # The run has its own; one who decodes from the checkpoint needs this one.
+        read_tokenizer(folder, metadata)
         items = {name: read_item(folder / name, tree) for name, tree in target.items()}
     except DamagedCheckpointError as error:
         problem = str(error)

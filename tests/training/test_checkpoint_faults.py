@@ -189,6 +189,7 @@ def test_every_array_is_verified_and_what_is_damaged_is_listed(copied):
         ("optimizer", "_METADATA"),
         ("averaged", "manifest.ocdbt"),
         ("parameters", "array_metadatas/process_0"),
+        ("tokenizer", "manifest.ocdbt"),
     ],
 )
 def test_files_of_orbax_that_are_cut_off_are_told(copied, parameters, capfd, item, file):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import CheckpointError, ConfigError
 from instructrec_jax.training import disk_room
 from instructrec_jax.training.disk_room import check_room
 from instructrec_jax.training.keeping import (
@@ -21,6 +21,7 @@ from instructrec_jax.training.keeping import (
     step_folders,
     write_figures,
 )
+from instructrec_jax.training.run_checkpoints import RunCheckpoints
 
 NAN = float("nan")
 
@@ -67,7 +68,7 @@ def test_step_by_step_pruning_keeps_the_best_of_all(losses, newest, best):
     assert there >= set(range(max(0, len(losses) - newest), len(losses)))
 
 
-def test_the_file_names_the_best_and_survives_being_broken(tmp_path):
+def test_the_file_names_the_best_and_is_not_believed_where_it_is_broken(tmp_path):
     assert (read_best(tmp_path), read_figures(tmp_path)) == (None, {})
     figures = {5: {"accuracy": 0.5}, 10: {"accuracy": NAN}, 15: {"accuracy": 0.6}}
     write_figures(tmp_path, [5, 10], figures, "accuracy")
@@ -75,9 +76,22 @@ def test_the_file_names_the_best_and_survives_being_broken(tmp_path):
     assert read_figures(tmp_path) == {**figures, 10: {"accuracy": None}}
     write_figures(tmp_path, [5, 10], figures, "")
     assert read_best(tmp_path) is None
-    for words in ("", "[1]", '{"best": 3, "figures": 4}', '{"figures": {"5'):
+    whole = (tmp_path / "validation.json").read_text()
+    for words in (
+        "",
+        "[1]",
+        '{"best": 3, "figures": 4}',
+        '{"figures": {"5',
+        whole.replace('"10"', '"1o"'),
+        whole.replace("0.5", '"0.5"'),
+    ):
         (tmp_path / "validation.json").write_text(words)
-        assert (read_best(tmp_path), read_figures(tmp_path)) == (None, {})
+        for read in (read_best, read_figures):
+            with pytest.raises(CheckpointError, match=r"validation.json is damaged: .*metrics"):
+                read(tmp_path)
+    (tmp_path / "validation.json").write_bytes(b"\xff\x00")
+    with pytest.raises(CheckpointError, match="validation.json is damaged"):
+        RunCheckpoints(tmp_path, keep=1)
 
 
 def test_a_removal_that_was_cut_off_leaves_no_half_step(tmp_path):

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import ConfigError, DataError
+from instructrec_jax.training import config_history
 from instructrec_jax.training.checks import check
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.doctor import check_everything
@@ -19,6 +21,7 @@ from instructrec_jax.training.reporting import (
     lost_seconds,
     short_number,
     time_line,
+    write_json,
 )
 from instructrec_jax.training.trackers import Tracker
 
@@ -113,7 +116,19 @@ def test_a_reporter_forgets_steps_that_are_done_again(tmp_path):
     assert not (tmp_path / "nonfinite.jsonl").exists()
 
 
-def test_former_configs_are_kept_and_changes_told(tmp_path):
+def _once_then_killed():
+    calls: list[Path] = []
+
+    def write(file, value):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(file)
+        write_json(file, value)
+
+    return write
+
+
+def test_former_configs_are_kept_and_changes_told(tmp_path, monkeypatch):
     def keep(step, steps, said):
         record = {"config": {"train": {"steps": steps}, "workdir": f"runs/{steps}"}, "origins": {}}
         keep_config(tmp_path, record, first_step=step, say=said.append)
@@ -129,6 +144,21 @@ def test_former_configs_are_kept_and_changes_told(tmp_path):
     former = json.loads((tmp_path / "config-5.json").read_text())
     assert former["config"]["train"]["steps"] == 10
     assert json.loads((tmp_path / "config.json").read_text())["config"]["train"]["steps"] == 30
+    said.clear()
+    for garbage in ('{"conf', "[]", '{"config": 5}', "{}"):
+        (tmp_path / "config.json").write_text(garbage)
+        keep(5, 30, said)
+        assert json.loads((tmp_path / "config.json").read_text())["config"]["train"]["steps"] == 30
+        assert (tmp_path / "config.json.damaged").read_text() == garbage
+    assert len(said) == 4 and all("config.json is damaged: " in line for line in said)
+    (tmp_path / "config.json.damaged").unlink()
+    # One who is killed between the two files leaves both.
+    monkeypatch.setattr(config_history, "write_json", _once_then_killed())
+    with pytest.raises(KeyboardInterrupt):
+        keep(6, 40, said)
+    monkeypatch.undo()
+    for name in ("config.json", "config-6.json"):
+        assert json.loads((tmp_path / name).read_text())["config"]["train"]["steps"] == 30
     keep(0, 10, said)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
