@@ -4,15 +4,17 @@ How many of them fit the model's input, instructions/few_shot.py says where ther
 """
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.demonstrations import (
     LONGEST_DEMONSTRATION,
+    answers_of,
     as_demonstration,
     different,
+    material_of,
 )
 from instructrec_jax.instructions.example import InstructionExample
 
@@ -32,7 +34,7 @@ def with_shots(
     Records that bring demonstrations keep the first `shots` of their own. The others get train
     examples of their task: by a hash of both ids, or, `in_order`, the first ones as a benchmark's
     protocol has it. Never the question itself, nor one that asks the same or, but for closed
-    choices, answers the same.
+    choices and labels, answers the same.
 
     Raises:
         ConfigError: a task without train examples to choose from.
@@ -41,6 +43,10 @@ def with_shots(
         return [replace(example, demonstrations=()) for example in examples]
     asking = {example.task for example in examples if not example.demonstrations}
     pools = _pools(train_examples, asking, in_order=in_order)
+    answers = {
+        task: answers_of((material_of(each), each.target) for _, each in pool)
+        for task, pool in pools.items()
+    }
     missing = sorted(asking - pools.keys())
     if missing:
         raise ConfigError(
@@ -50,7 +56,7 @@ def with_shots(
     return [
         replace(example, demonstrations=example.demonstrations[:shots])
         if example.demonstrations
-        else _shown(example, pools[example.task], shots, in_order=in_order)
+        else _shown(example, pools[example.task], answers[example.task], shots, in_order=in_order)
         for example in examples
     ]
 
@@ -61,10 +67,10 @@ def _pools(
     """{task: (order, example)} of the first of each task, by number or by hash."""
     pools: dict[str, list[tuple[str, InstructionExample]]] = {}
     for number, example in enumerate(examples):
-        material = example.input or example.material or example.instruction
         if example.task not in tasks:
             continue
-        if not in_order and len(material) + len(example.target) > LONGEST_DEMONSTRATION:
+        length = len(material_of(example)) + len(example.target)
+        if not in_order and length > LONGEST_DEMONSTRATION:
             continue
         order = f"{number:012}" if in_order else hashing.digest("pool", example.id)
         pool = pools.setdefault(example.task, [])
@@ -76,6 +82,7 @@ def _pools(
 def _shown(
     example: InstructionExample,
     pool: Sequence[tuple[str, InstructionExample]],
+    answers: Mapping[str, set[str]],
     shots: int,
     *,
     in_order: bool,
@@ -83,5 +90,5 @@ def _shown(
     others = [other for _, other in pool if other.id != example.id]
     if not in_order:
         others.sort(key=lambda other: hashing.digest("shot", example.id, other.id))
-    shown = different(example, map(as_demonstration, others), shots)
+    shown = different(example, map(as_demonstration, others), shots, answers)
     return replace(example, demonstrations=shown)

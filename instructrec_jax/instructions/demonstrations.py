@@ -6,7 +6,7 @@ alone, never on their order. How much of it fits, few_shot.py says where there i
 """
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from instructrec_jax.instructions import hashing
@@ -23,6 +23,8 @@ _POOL_OF_TASK, _POOL_OF_TEMPLATE = 1_024, 64
 LONGEST_DEMONSTRATION = 600
 # An open answer of so many characters, white space left out, must not stand in what is shown.
 _LONG_ANSWER = 24
+# What so many other questions have for an answer is a label, and told by none of them.
+_LABEL = 2
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def with_demonstrations(
     Args:
         example: the question.
         pool: train drafts of the example's task. Those of the example's own group, and those
-            that ask the same or, but for closed choices, answer the same, are never shown; nor is
-            any shown twice.
+            that ask the same or, but for closed choices and labels, answer the same, are never
+            shown; nor is any shown twice.
         document: the group of the example's document, as in `Demonstrable.document`.
         template: of the example; the demonstrations are phrased by it too.
         count: at most so many.
@@ -82,7 +84,12 @@ def with_demonstrations(
         (item for item in pool if item.document != document),
         key=lambda item: hashing.digest(seed, "demonstration", example.id, item.identity),
     )
-    shown = different(example, (_rendered(item.draft, template) for item in ranked), count)
+    shown = different(
+        example,
+        (_rendered(item.draft, template) for item in ranked),
+        count,
+        answers_of((item.draft.input, item.draft.target) for item in ranked),
+    )
     return replace(example, demonstrations=shown)
 
 
@@ -98,7 +105,7 @@ class Pools:
         self._settings = settings
         self._pools: dict[tuple[str, str], list[tuple[str, str, InstructionExample]]] = {}
         for example in examples:
-            if len(_material(example)) + len(example.target) > LONGEST_DEMONSTRATION:
+            if len(material_of(example)) + len(example.target) > LONGEST_DEMONSTRATION:
                 continue
             most = _POOL_OF_TEMPLATE if example.template else _POOL_OF_TASK
             order = hashing.digest(settings.seed, "demonstration", example.id)
@@ -108,12 +115,16 @@ class Pools:
                 text = hashing.digest(example.instruction, example.input, example.target)
                 bisect.insort(pool, (order, text, example), key=lambda item: item[:2])
                 del pool[most:]
+        self._answers = {
+            key: answers_of((material_of(item), item.target) for _, _, item in pool)
+            for key, pool in self._pools.items()
+        }
 
     def shown_to(self, example: InstructionExample) -> InstructionExample:
         """The train example with its solved questions, for the share of examples that get any.
 
-        Never itself, nor one that asks the same or, but for closed choices, answers the same. What
-        brings demonstrations of its own keeps these.
+        Never itself, nor one that asks the same or, but for closed choices and labels, answers the
+        same. What brings demonstrations of its own keeps these.
         """
         count = demonstration_count(
             example.id,
@@ -123,29 +134,49 @@ class Pools:
         )
         if not count or example.demonstrations:
             return example
-        pool = self._pools.get((example.task, example.template), [])
+        key = example.task, example.template
+        pool = self._pools.get(key, [])
         # Not all of the pool in a new order: some more than are needed, as some will not do.
         random = hashing.generator(self._settings.seed, "demonstrations", example.id)
         places = random.sample(range(len(pool)), min(len(pool), 8 * count + 8))
         found = (pool[place][2] for place in places)
         solved = (as_demonstration(item) for item in found if item.id != example.id)
-        return replace(example, demonstrations=different(example, solved, count))
+        shown = different(example, solved, count, self._answers.get(key, {}))
+        return replace(example, demonstrations=shown)
+
+
+def answers_of(solved: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """{answer: some questions with it} of pairs (question, answer), for `different`."""
+    answers: dict[str, set[str]] = {}
+    for question, answer in solved:
+        questions = answers.setdefault(_plain(answer), set())
+        if len(questions) <= _LABEL:
+            questions.add(_plain(question))
+    return answers
 
 
 def different(
-    example: InstructionExample, solved: Iterator[Demonstration], count: int
+    example: InstructionExample,
+    solved: Iterator[Demonstration],
+    count: int,
+    answers: Mapping[str, set[str]],
 ) -> tuple[Demonstration, ...]:
-    """The first `count` that neither give the example's answer away nor repeat one another."""
-    question, answer = _plain(_material(example)), _plain(example.target)
+    """The first `count` that neither give the example's answer away nor repeat one another.
+
+    A closed choice or a label is not given away: were it never among what is shown, the others
+    would tell it. `answers` are from `answers_of`, of all that might be shown.
+    """
+    question, answer = _plain(material_of(example)), _plain(example.target)
+    closed = bool(example.options) or len(answers.get(answer, set()) - {question}) >= _LABEL
     shown: list[Demonstration] = []
     seen: set[tuple[str, str]] = set()
     for item in solved:
         if len(shown) == count:
             break
-        asked = _plain(_material(item)), _plain(item.target)
+        asked = _plain(material_of(item)), _plain(item.target)
         if asked in seen or asked[0] == question:
             continue
-        if not example.options and _tells(answer, asked):
+        if not closed and _tells(answer, asked):
             continue
         shown.append(item)
         seen.add(asked)
@@ -157,7 +188,7 @@ def _tells(answer: str, asked: Sequence[str]) -> bool:
     return asked[1] == answer or (len(answer) >= _LONG_ANSWER and any(answer in t for t in asked))
 
 
-def _material(question: InstructionExample | Demonstration) -> str:
+def material_of(question: InstructionExample | Demonstration) -> str:
     """What is asked about; of a question that has no material, the instruction asks all."""
     return question.input or question.material or question.instruction
 

@@ -39,6 +39,14 @@ def test_in_order_and_none():
     assert with_shots([own], [], shots=0)[0].demonstrations == ()
 
 
+def test_labels_are_shown_as_often_as_they_occur():
+    labelled = [example("a", number, target="yes" if number % 4 else "no") for number in range(80)]
+    found = with_shots(labelled, labelled, shots=4)
+    same = [shown.target == each.target for each in found for shown in each.demonstrations]
+    # As often as two of them are alike: (3/4)^2 + (1/4)^2.
+    assert sum(same) / len(same) == pytest.approx(10 / 16, abs=0.06)
+
+
 def test_a_task_without_train_examples():
     with pytest.raises(ConfigError, match="--shots=2: .*no train examples of the task 'c'"):
         with_shots([example("c", 1)], TRAIN, shots=2)
