@@ -6,6 +6,7 @@ that names the file and the line. Nothing is downloaded: docs/evaluation.md says
 
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -137,8 +138,7 @@ def mmlu(path: Path) -> BenchmarkData:
 
 def _mmlu_rows(file: Path, ending: str) -> Iterator[InstructionExample]:
     subject = file.stem.removesuffix(ending)
-    lines = _decoded(file).splitlines(keepends=True)
-    rows = csv.reader(lines, strict=True)
+    rows = csv.reader(io.StringIO(_decoded(file), newline=""), strict=True)
     found = False
     try:
         for row in rows:
@@ -293,14 +293,14 @@ def human_eval(path: Path) -> BenchmarkData:
             raise DataError(f"{place}: `test` is not Python")
         if name in checks:
             raise DataError(f"{place}: `task_id` {name!r} stands in the file twice")
-        solution = record.get("canonical_solution") or "    pass"
+        solution = record.get("canonical_solution")
         examples.append(
             InstructionExample(
                 id=name,
                 task=path.name.partition(".")[0],
                 instruction="",
                 input=prompt,
-                target=_checked(solution, "canonical_solution", place),
+                target=_checked(solution, "canonical_solution", place) if solution else "",
             )
         )
         checks[name] = _completion_check(prompt, test, entry_point)

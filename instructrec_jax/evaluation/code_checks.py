@@ -43,7 +43,7 @@ def passes(
 ) -> list[bool | None]:
     """Whether each output passes; None where the example holds nothing to find out by.
 
-    `checks` come from `checks_of`, or by id from a benchmark.
+    `checks` come from `checks_of`.
     """
     return [
         checks[example.id](sandbox, output) if example.id in checks else None
@@ -51,18 +51,27 @@ def passes(
     ]
 
 
-def checks_of(examples: Sequence[InstructionExample], sandbox: Sandbox) -> dict[str, Check]:
-    """{example id: check} of the examples whose task has one, that their own target passes.
+def checks_of(
+    examples: Sequence[InstructionExample], sandbox: Sandbox, given: Mapping[str, Check]
+) -> tuple[dict[str, Check], list[str]]:
+    """{example id: check}, and the ids of the examples whose own target does not pass.
 
-    A target that does not pass (code that needs more than the guard gives) cannot judge others.
+    What does not pass its own check (code that needs more than the guard gives) cannot judge
+    others. The checks are those `given` by a benchmark, else those of the examples' tasks; an
+    example without a target (a benchmark that has no solutions) is judged all the same.
     """
     found: dict[str, Check] = {}
+    failing: list[str] = []
     for example in examples:
         make = CHECKS.get(example.task)
-        check = make(example) if make is not None else None
-        if check is not None and check(sandbox, example.target):
+        check = given.get(example.id) or (make(example) if make is not None else None)
+        if check is None:
+            continue
+        if not example.target or check(sandbox, example.target):
             found[example.id] = check
-    return found
+        else:
+            failing.append(example.id)
+    return found, failing
 
 
 def _material(example: InstructionExample) -> str:

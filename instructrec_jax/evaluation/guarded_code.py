@@ -3,8 +3,8 @@
 The guarded process (instructions/sandbox.py) has no import statement and a short list of builtins
 and modules. Code for it is therefore rewritten: imports of those modules become names, annotations
 go, and anything that reaches for private attributes, frames or other modules, or that sets an
-attribute, is refused before it runs. Classes, files and `print` are missing there: code that needs
-them fails.
+attribute, is refused before it runs. Classes and files are missing there: code that needs them
+fails. Tests may import two modules more (`TEST_MODULES`); what an answer prints goes nowhere.
 
 The process keeps code from doing harm. That it cannot talk its judge round is this module's work:
 tests of an answer (`holding_for`) see none of its names but the functions that they call, and what
@@ -20,7 +20,7 @@ from typing import Any
 
 from instructrec_jax.instructions.execution import Outcome, Sandbox
 from instructrec_jax.instructions.reaching import is_way_out, reaches_out
-from instructrec_jax.instructions.sandbox import ALLOWED_MODULES
+from instructrec_jax.instructions.sandbox import ALLOWED_MODULES, TEST_MODULES
 
 _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", re.DOTALL)
 # Imported for annotations alone, which are taken out.
@@ -50,6 +50,10 @@ def plain_under_guard(value):
 
 def facing_under_guard(function):
     return lambda *given, **named: plain_under_guard(function(*given, **named))
+
+
+def print(*values, **options):
+    pass
 
 
 def answer_under_guard():
@@ -125,12 +129,17 @@ def holding_for(
     parts = [parsed(source) for source in (answer, tests, helpers, *statements)]
     if not statements or any(part is None or not _compiles(part) for part in parts):
         return failed
-    rewriting = _Rewriting()
+    answering, testing = _Rewriting(ALLOWED_MODULES), _Rewriting(ALLOWED_MODULES + TEST_MODULES)
     try:
-        bodies = [rewriting.visit(part).body for part in parts if part is not None]
+        bodies = [
+            (testing if place else answering).visit(part).body
+            for place, part in enumerate(parts)
+            if part is not None
+        ]
     except (_Refused, RecursionError):
         return failed
-    return _held(sandbox, _judged_program(*bodies, names=names), rewriting.modules, len(statements))
+    program = _judged_program(*bodies, names=names)
+    return _held(sandbox, program, answering.modules | testing.modules, len(statements))
 
 
 def _judged_program(
@@ -203,7 +212,7 @@ def _run(sandbox: Sandbox, source: str, bodies: Sequence[str]) -> list[Outcome]:
     parts = [parsed(source), *map(parsed, bodies)]
     if not bodies or any(part is None for part in parts):
         return refused
-    rewriting = _Rewriting()
+    rewriting = _Rewriting(ALLOWED_MODULES)
     checker = ast.parse(f"def {_CHECKER}(number):\n    pass").body[0]
     assert isinstance(checker, ast.FunctionDef)
     try:
@@ -224,7 +233,8 @@ class _Refused(Exception):
 class _Rewriting(ast.NodeTransformer):
     """Imports to names, annotations out; raises `_Refused`."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Sequence[str]) -> None:
+        self._allowed = allowed
         self.modules: set[str] = set()
 
     def visit_Import(self, node: ast.Import) -> ast.AST | list[ast.stmt]:
@@ -242,7 +252,7 @@ class _Rewriting(ast.NodeTransformer):
         for module, name, attribute in names:
             if module in _ANNOTATING:
                 continue
-            if module not in ALLOWED_MODULES or attribute == "*" or is_way_out(attribute or ""):
+            if module not in self._allowed or attribute == "*" or is_way_out(attribute or ""):
                 raise _Refused(module)
             self.modules.add(module)
             value: ast.expr = ast.Name(module, ast.Load())

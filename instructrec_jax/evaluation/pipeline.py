@@ -227,7 +227,7 @@ def _judged(
 ) -> tuple[Evaluation, Sensitivity | None, dict[str, Any]]:
     """Figures, those under changed instructions, and what is to be said of code that was run."""
     with _sandbox() as sandbox:
-        checks = data.checks or checks_of(examples, sandbox)
+        checks, failing = checks_of(examples, sandbox, data.checks)
         judge_code: Passes = partial(_passes, sandbox=sandbox, checks=checks)
         evaluation = evaluate_answers(
             examples=examples,
@@ -248,7 +248,11 @@ def _judged(
                 examples_per_task=sensitivity_examples,
                 passes=judge_code,
             )
-        code = {"examples": len(checks), "confined_by": sandbox.means_in_use}
+        code = {
+            "examples": len(checks),
+            "not_judged": failing,
+            "confined_by": sandbox.means_in_use,
+        }
     return evaluation, sensitivity, code
 
 

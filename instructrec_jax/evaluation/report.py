@@ -230,6 +230,12 @@ def evaluation_notes(metrics: Mapping[str, Any]) -> list[str]:
             f"solved questions that {decoding['encoder_length']} tokens had no room for: "
             f"{decoding['demonstrations_left_out']:,}"
         )
+    code = metrics.get("code") or {}
+    if failing := code.get("not_judged"):
+        notes.append(
+            f"code that cannot be judged here, as its own solution does not pass under guard: "
+            f"{len(failing):,} of {len(failing) + code['examples']:,}; its ids are in metrics.json"
+        )
     if decoding["targets_longer_than_limit"]:
         notes.append(
             f"targets longer than {decoding['max_new_tokens']} tokens, which no answer can "

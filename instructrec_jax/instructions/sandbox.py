@@ -43,8 +43,11 @@ bisect calendar cmath collections colorsys datetime decimal fractions functools 
 keyword math operator re statistics string textwrap unicodedata
 """
 ALLOWED_MODULES = tuple(_MODULES.split())
-# They reach any attribute by a name in a text, which the check of the code cannot see.
-_REFUSED_NAMES = frozenset({"attrgetter", "methodcaller", "Formatter"})
+# For tests that are trusted, never for what they test; with seeds, for outcomes must be repeated.
+TEST_MODULES = ("copy", "random")
+# They reach any attribute by a name in a text, which the check of the code cannot see; the last
+# says how anything is copied.
+_REFUSED_NAMES = frozenset({"attrgetter", "methodcaller", "Formatter", "dispatch_table"})
 KINDS = frozenset(
     ("ok", "raised", "not_literal", "too_long", "steps", "memory", "refused", "timeout", "crashed")
 )
@@ -306,7 +309,8 @@ def answer(job: dict[str, Any], guard: Guard) -> list[list[str]]:
 
 def main() -> None:
     """Say how jobs are confined, then answer them until the input ends."""
-    modules = {name: public_names(importlib.import_module(name)) for name in ALLOWED_MODULES}
+    names = ALLOWED_MODULES + TEST_MODULES
+    modules = {name: public_names(importlib.import_module(name)) for name in names}
     guard = Guard(modules=modules, confinement=Confinement())
     say({"means": guard.confinement.means})
     for line in sys.stdin:

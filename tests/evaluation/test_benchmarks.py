@@ -7,6 +7,7 @@ import pytest
 
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.evaluation.benchmarks import BENCHMARKS, find_benchmark
+from instructrec_jax.evaluation.code_checks import checks_of
 from instructrec_jax.evaluation.shots import with_shots
 from instructrec_jax.instructions.execution import Sandbox
 
@@ -204,6 +205,36 @@ def test_human_eval(tmp_path):
     }
     with Sandbox(seconds=2.0) as sandbox:
         assert {text: check(sandbox, text) for text in answers} == answers
+
+
+def test_human_eval_tests_may_draw_and_copy_and_bad_solutions_judge_nothing(tmp_path):
+    drawing = """
+import copy, random, string
+def check(candidate):
+    from random import choice, randint
+    rng = random.Random(42)
+    for _ in range(20):
+        xs = [rng.randint(-10, 10) for _ in range(randint(1, 9))]
+        assert candidate(copy.deepcopy(xs)) == helper(xs)
+        assert choice(string.ascii_letters).isalpha()
+"""
+    prompt = "def helper(xs):\n    return [2 * x for x in xs]\n\n\n" + EVAL["prompt"]
+    solution = "    print(xs)\n    return [2 * x for x in xs]\n"
+    record = {**EVAL, "prompt": prompt, "test": drawing, "canonical_solution": solution}
+    records = [
+        {**record, "task_id": "drawing"},
+        {**record, "task_id": "wrong", "canonical_solution": "    return xs\n"},
+        {**record, "task_id": "unsolved", "canonical_solution": None},
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, records)), "utf-8")
+    data = find_benchmark("human_eval").read(path)
+    with Sandbox(seconds=2.0) as sandbox:
+        checks, failing = checks_of(data.examples, sandbox, data.checks)
+        assert (sorted(checks), failing) == (["drawing", "unsolved"], ["wrong"])
+        assert checks["unsolved"](sandbox, solution)
+        for wrong in ("    return xs", "    import random\n    return [2 * x for x in xs]"):
+            assert not checks["drawing"](sandbox, wrong)
 
 
 NI, T0 = "super_natural_instructions", "t0"

@@ -78,7 +78,8 @@ def example(task, **changes):
 def test_what_passes_and_what_does_not(task, sandbox):
     _, target, good, bad = CASES[task]
     asked = example(task)
-    checks = checks_of([asked], sandbox)
+    checks, failing = checks_of([asked], sandbox, {})
+    assert not failing
     outputs = [target, *good, *bad]
     found = passes([asked] * len(outputs), outputs, sandbox, checks)
     assert found == [True] * (1 + len(good)) + [False] * len(bad)
@@ -93,14 +94,15 @@ def test_examples_without_what_is_needed_have_no_check(sandbox):
         InstructionExample(id="x", task="summarise", instruction="", input="x", target="y"),
     ]
     for each in examples:
-        assert checks_of([each], sandbox) == {}
+        checks, failing = checks_of([each], sandbox, {})
+        assert checks == {} and failing == ([each.id] if each is examples[0] else [])
     assert passes(examples[:1], ["x"], sandbox, {}) == [None]
 
 
 def test_material_inside_the_instruction(sandbox):
     material, *_ = CASES["repair_function"]
     inside = example("repair_function", instruction=f"Fix {material}", input="", material=material)
-    assert list(checks_of([inside], sandbox)) == ["repair_function"]
+    assert list(checks_of([inside], sandbox, {})[0]) == ["repair_function"]
 
 
 def test_hostile_code_is_refused_or_ends(sandbox, tmp_path):
