@@ -1,6 +1,7 @@
 """What every binary shares: flags, `--config` with overrides, error messages and exit codes."""
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -97,12 +98,21 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
             raise ConfigError(f"this command takes no --config.{next(iter(overrides))}")
         if "config" in flags.FLAGS and not flags.FLAGS.config:
             raise ConfigError("give a config file, for example --config=configs/t5_base.py")
-    except (flags.Error, ConfigError) as error:
+    except ConfigError as error:
         _fail(error, ConfigError.exit_code)
+    except flags.Error as error:
+        _fail(ConfigError(f"{error}{_example(error)}"), ConfigError.exit_code)
     if flags.FLAGS["verbosity"].using_default_value:
         # absl would raise it to INFO, where Orbax and JAX tell of their inner workings.
         logging.set_verbosity(logging.WARNING)
     return [arguments[0]]
+
+
+def _example(error: flags.Error) -> str:
+    """What to write where the error is of a flag that takes a whole number."""
+    named = re.search(r"flag --(\w+)", str(error))
+    is_whole = named and named[1] in flags.FLAGS and flags.FLAGS[named[1]].flag_type() == "int"
+    return f"; write a whole number, as --{named[1]}=3" if named and is_whole else ""
 
 
 def _guarded(main: Callable[[], int | None]) -> int | None:

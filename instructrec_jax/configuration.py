@@ -160,6 +160,15 @@ def _override(config: ConfigDict, key: str, text: str) -> str:
     return problem or _assign(config, key, value)
 
 
+def _whole_number(text: str) -> str:
+    """A hint for 1e3 and 1000.0."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f"; write {int(number)}" if number.is_integer() else ""
+
+
 def _parse(text: str, known: Any) -> tuple[Any, str]:
     """The value of `text` under the type of `known`, and a problem or an empty string."""
     if isinstance(known, str):
@@ -171,7 +180,7 @@ def _parse(text: str, known: Any) -> tuple[Any, str]:
         try:
             return int(text), ""
         except ValueError:
-            return None, f"takes {_KINDS[int]}"
+            return None, f"takes {_KINDS[int]}{_whole_number(text)}"
     if isinstance(known, float):
         try:
             return float(text), ""

@@ -216,9 +216,12 @@ def _take_steps(
         with jax.set_mesh(parts.mesh):
             loop.go(state)
     finally:
-        reporter.say(time_line({**clock.split(), "lost": reporter.lost_seconds}))
-        reporter.close()
-        checkpoints.close()
+        try:
+            with clock.measure("save"):
+                checkpoints.close()
+        finally:
+            reporter.say(time_line({**clock.split(), "lost": reporter.lost_seconds}))
+            reporter.close()
 
 
 def _preview(data: RunData, *, count: int, short: bool) -> str:

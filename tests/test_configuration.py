@@ -64,12 +64,19 @@ def test_all_problems_stand_in_one_message():
     with pytest.raises(ConfigError) as caught:
         load_config(
             BASE,
-            {"train.stps": "7", "train.steps": "1.5", "train.learning_rate": "1", "train": "3"},
+            {
+                "train.stps": "7",
+                "train.steps": "1.5",
+                "checkpoint.every": "1e3",
+                "train.learning_rate": "1",
+                "train": "3",
+            },
         )
     message = str(caught.value)
     assert "did you mean 'train.steps'" in message
     assert "takes a whole number" in message
     assert "did you mean 'optimizer.learning_rate'" in message
+    assert "--config.checkpoint.every=1e3: takes a whole number; write 1000" in message
     assert "'train' is a section" in message
     assert caught.value.exit_code == 2
 

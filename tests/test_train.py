@@ -156,6 +156,9 @@ def attempt(dataset, workdir, **changes):
 def test_changed_data_is_refused_with_what_changed(finished, dataset):
     with pytest.raises(ConfigError, match="batch_size was 8, is 16.*allow_data_change"):
         attempt(dataset, finished, **{"train.batch_size": "16"})
+    # Another seed divides the data otherwise, which is no second change.
+    with pytest.raises(ConfigError, match=r"holds: seed was 0, is 9; give another"):
+        attempt(dataset, finished, seed="9")
 
 
 def test_another_optimizer_is_refused_and_nothing_is_set_aside(finished, dataset):

@@ -128,7 +128,9 @@ def test_a_signal_before_the_first_step_ends_with_the_code_for_starting_again(da
     assert "Traceback" not in words
 
 
-def test_losses_that_are_not_finite_reach_no_parameter_and_name_their_examples(dataset, tmp_path):
+def test_losses_that_are_not_finite_reach_no_parameter_and_name_their_examples(
+    dataset, tmp_path, capsys
+):
     changes = {
         "train.steps": "9",
         "train.max_nonfinite_steps": "3",
@@ -143,7 +145,11 @@ def test_losses_that_are_not_finite_reach_no_parameter_and_name_their_examples(d
     assert caught.value.exit_code == 5
     lines = [json.loads(line) for line in (tmp_path / "nonfinite.jsonl").open()]
     assert [line["in_a_row"] for line in lines] == [1, 2, 3]
-    assert not np.isfinite(float(lines[-1]["loss"]) + float(lines[-1]["gradient_norm"]))
+    norms = ("loss", "gradient_norm", "update_norm")
+    wrong = [name for name in norms if not np.isfinite(float(lines[-1][name]))]
+    assert wrong
+    words = " and ".join(name.removesuffix("_norm") for name in wrong)
+    assert f"gave a non-finite {words} (3 in a row): loss " in capsys.readouterr().err
     for line in lines:
         assert len(line["example_ids"]) >= 8
         assert all(0 <= int(name.removeprefix("example-")) < 60 for name in line["example_ids"])

@@ -1,5 +1,6 @@
 """The loop of training: steps, figures one step late, evaluation, checkpoints, interruption."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class Loop:
             workdir / "profile",
             start=train.profile_start,
             steps=train.profile_steps,
+            clock=clock,
             say=reporter.say,
         )
         self._watchdog = Watchdog(
@@ -97,16 +99,16 @@ class Loop:
             # TensorFlow takes seconds to load: a mistake in the config is told before.
             from instructrec_jax.data.pipeline import training_batches
 
-        config = self._run.config
-        first, last = int(state.step) + 1, config.train.steps
-        index, count = sharding.host_rows(self._run.mesh, config.train.batch_size)
-        batches = training_batches(
-            self._run.data.training,
-            start_step=first - 1,
-            stop_step=last,
-            process_index=index,
-            process_count=count,
-        )
+            config = self._run.config
+            first, last = int(state.step) + 1, config.train.steps
+            index, count = sharding.host_rows(self._run.mesh, config.train.batch_size)
+            batches = training_batches(
+                self._run.data.training,
+                start_step=first - 1,
+                stop_step=last,
+                process_index=index,
+                process_count=count,
+            )
         step_function: Any = None
         pending: tuple[int, dict[str, Array]] | None = None
         for step in range(first, last + 1):
@@ -140,7 +142,8 @@ class Loop:
                     stopped |= self._asked_to_stop()
                 if stopped:
                     self._save(step, state, required=True)
-                    self._checkpoints.wait()
+                    with self._clock.measure("save"):
+                        self._checkpoints.wait()
                     raise Preempted(self._words_of_stop(step))
 
     def _compiled(self, state: TrainState, batch: dict[str, Array]) -> Any:
@@ -213,16 +216,19 @@ class Loop:
 
     def _on_nonfinite(self, step: int, figures: dict[str, Any]) -> None:
         in_a_row, most = self._nonfinite_in_a_row, self._run.config.train.max_nonfinite_steps
+        names = {"loss": "loss", "gradient_norm": "gradient norm", "update_norm": "update norm"}
+        wrong = [word for name, word in names.items() if not math.isfinite(figures[name])]
+        values = ", ".join(f"{word} {figures[name]:.4g}" for name, word in names.items())
+        what = " and ".join(word.removesuffix(" norm") for word in wrong)
         self._reporter.say(
-            f"WARNING: step {step} gave a non-finite loss, gradient or update ({in_a_row} in a "
-            f"row): loss {figures['loss']:.4g}, gradient norm {figures['gradient_norm']:.4g}; "
+            f"WARNING: step {step} gave a non-finite {what} ({in_a_row} in a row): {values}; "
             "nothing of it is applied, its examples are named in nonfinite.jsonl"
         )
         self._event("nonfinite", step, figures, in_a_row=in_a_row)
         if in_a_row >= most:
             raise DivergedError(
-                f"{in_a_row} steps in a row, up to step {step}, gave a non-finite loss, "
-                "gradient or update; lower optimizer.learning_rate or look at the data, of which "
+                f"{in_a_row} steps in a row, up to step {step}, gave a non-finite {what} the last "
+                "time; lower optimizer.learning_rate or look at the data, of which "
                 f"{Path(self._run.config.workdir) / 'nonfinite.jsonl'} names the examples"
             )
 
@@ -235,7 +241,7 @@ class Loop:
         self._event("spikes", step, figures, deviations=round(deviations, 2))
 
     def _event(self, name: str, step: int, figures: dict[str, Any], **values: float) -> None:
-        named = ("loss", "gradient_norm", "learning_rate")
+        named = ("loss", "gradient_norm", "update_norm", "learning_rate")
         self._reporter.event(
             name,
             step,

@@ -6,21 +6,27 @@ from typing import Any
 
 import jax
 
+from instructrec_jax.training.reporting import Clock
+
 
 class ProfileWindow:
     """Traces `steps` steps from `start` on into a folder; no steps, no trace."""
 
-    def __init__(self, folder: Path, *, start: int, steps: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, *, start: int, steps: int, clock: Clock, say: Callable[[str], None]
+    ) -> None:
         """Nothing is traced before `before_step(start)`."""
         self._folder = folder
         self._first, self._last = start, start + steps - 1
+        self._clock = clock
         self._say = say
         self._is_on = False
 
     def before_step(self, step: int) -> None:
         """Call it before the batch of a step is drawn."""
         if self._first <= step <= self._last and not self._is_on:
-            jax.profiler.start_trace(str(self._folder))
+            with self._clock.measure("profile"):
+                jax.profiler.start_trace(str(self._folder))
             self._is_on = True
 
     def after_step(self, step: int, figures: Any) -> None:
@@ -32,6 +38,8 @@ class ProfileWindow:
     def close(self) -> None:
         """Ends a trace that is still going on."""
         if self._is_on:
-            jax.profiler.stop_trace()
+            # Writing a long trace takes longer than its steps did.
+            with self._clock.measure("profile"):
+                jax.profiler.stop_trace()
             self._is_on = False
             self._say(f"the profile is in {self._folder}; see docs/training.md on how to open it")

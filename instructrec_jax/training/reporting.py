@@ -38,6 +38,7 @@ TIME_PARTS = {
     "compile": "compiling",
     "evaluate": "evaluating",
     "save": "saving",
+    "profile": "profiling",
     "lost": "steps done again",
 }
 

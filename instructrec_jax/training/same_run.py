@@ -77,8 +77,10 @@ def check_same_run(parts: Run, metadata: Mapping[str, Any], *, tell: Callable[[s
     of_position = ("position", "bookmark")
     theirs = {key: v for key, v in metadata["identity"].items() if key not in of_position}
     differing = differences(theirs, identity(parts))
-    # The plan's hash changes with whatever else is named.
-    differing = [change for change in differing if change[0] != "plan"] or differing
+    # The plan's hash changes with whatever else is named, and what is drawn from data without
+    # splits of their own with the seed.
+    follows = {"plan", "dataset"} if "seed" in {key for key, _, _ in differing} else {"plan"}
+    differing = [change for change in differing if change[0] not in follows] or differing
     of_data = {key for key, _, _ in differing} <= parts.data.identity(config).keys()
     if differing and not (of_data and config.data.allow_data_change):
         way_out = ", or --config.data.allow_data_change=true to go on" if of_data else ""

@@ -117,10 +117,10 @@ def make_train_step(
     """The jitted step: (state, global batch) -> (state, figures). The old state is donated.
 
     Figures (float32 scalars): loss, loss_per_token, loss_per_sequence, accuracy, target_tokens,
-    input_tokens, sequences, gradient_norm, learning_rate, applied (1, or 0 where a non-finite loss
-    or gradient left parameters, optimizer and average as they were), nonfinite_in_a_row,
-    stop_votes. With a `task_count`, where batches have `decoder_task_ids`, also task_nll,
-    task_tokens and task_sequences, float32 [task_count].
+    input_tokens, sequences, gradient_norm, update_norm, learning_rate, applied (1, or 0 where a
+    non-finite loss, gradient or update left parameters, optimizer and average as they were),
+    nonfinite_in_a_row, stop_votes. With a `task_count`, where batches have `decoder_task_ids`, also
+    task_nll, task_tokens and task_sequences, float32 [task_count].
     """
     whole = NamedSharding(mesh, P())
     function = partial(
@@ -235,7 +235,8 @@ def _train_step(
     trained = optax.apply_updates(state.trained, updates)
 
     # An update can overflow where its gradient did not.
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(updates))
+    update_norm = optax.tree.norm(updates)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(update_norm)
     kept = partial(jax.tree.map, lambda new, old: jnp.where(finite, new, old))
     nonfinite_in_a_row = jnp.where(finite, 0, state.nonfinite_in_a_row + 1)
     new_state = TrainState(
@@ -257,6 +258,7 @@ def _train_step(
         "input_tokens": input_tokens,
         "sequences": sums["sequences"],
         "gradient_norm": norm,
+        "update_norm": update_norm,
         "learning_rate": jnp.asarray(
             schedule(_updates_made(state.optimizer_state, state.step)), jnp.float32
         ),
