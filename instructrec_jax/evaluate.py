@@ -15,10 +15,11 @@ which TensorFlow Datasets reads.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+import jax
 from absl import flags
 from rich import box
 from rich.console import Console
@@ -34,6 +35,7 @@ from rich.table import Table
 
 from instructrec_jax.command_line import run, say
 from instructrec_jax.decoding.choosing import CHOOSE_BY, ChooseBy
+from instructrec_jax.decoding.loading import decode_mesh
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation.benchmarks import BENCHMARKS
 from instructrec_jax.evaluation.comparison import compare_evaluations
@@ -91,12 +93,18 @@ _SENSITIVITY = flags.DEFINE_boolean(
 _SENSITIVITY_EXAMPLES = flags.DEFINE_integer(
     "sensitivity_examples", 100, "Examples of each task for --sensitivity.", 1
 )
+_PARAMETER_DTYPE = flags.DEFINE_enum(
+    "parameter_dtype", "float32", ["float32", "bfloat16", "int8"], "In which the weights are kept."
+)
+_MESH = flags.DEFINE_string(
+    "mesh", None, "Devices to split batch and weights over: data=4,tensor=2; one by default."
+)
 _COMPARE = flags.DEFINE_list(
     "compare", None, "Output folders of evaluations to compare: each further one with the first."
 )
 
 # Flags that a comparison has no use for.
-_OF_EVALUATING = (_CHECKPOINT, _DATASET, _SPLIT, _BENCHMARK, _SHOTS)
+_OF_EVALUATING = (_CHECKPOINT, _DATASET, _SPLIT, _BENCHMARK, _SHOTS, _MESH)
 
 # Width of the table where there is no terminal to ask.
 PLAIN_WIDTH = 132
@@ -108,7 +116,11 @@ def main() -> None:
         _compare()
         return
     checkpoint, dataset, output = map(_given_path, (_CHECKPOINT, _DATASET, _OUTPUT))
-    with progress_report() as progress:
+    mesh = decode_mesh(_MESH.value)
+    with (
+        jax.set_mesh(mesh) if mesh is not None else nullcontext(),
+        progress_report() as progress,
+    ):
         metrics = evaluate_checkpoint(
             checkpoint=checkpoint,
             dataset=dataset,
@@ -122,6 +134,8 @@ def main() -> None:
             choose_by=cast(ChooseBy | None, _CHOOSE_BY.value),
             untrained_floor=_UNTRAINED_FLOOR.value,
             sensitivity_examples=_SENSITIVITY_EXAMPLES.value if _SENSITIVITY.value else 0,
+            mesh=mesh,
+            dtype=_PARAMETER_DTYPE.value,
             say=say,
             progress=progress,
         )

@@ -8,9 +8,11 @@ import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import jax
 import pytest
 from tiny_model import DECODER_LENGTH, write_dataset, write_run
 
+from instructrec_jax.decoding.loading import decode_mesh
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.evaluation import prediction
 from instructrec_jax.evaluation.pipeline import evaluate_checkpoint, is_current
@@ -394,6 +396,24 @@ def test_user_errors(evaluated, tmp_path):
     with pytest.raises(ConfigError, match="--output=.*file cannot be written"):
         evaluate(output=in_the_way)
     assert not (tmp_path / "output").exists()
+
+
+def test_over_a_mesh(evaluated, tmp_path):
+    mesh = decode_mesh("data=4,tensor=2")
+    with jax.set_mesh(mesh):
+        evaluate_checkpoint(
+            checkpoint=evaluated.run,
+            dataset=evaluated.dataset,
+            output=tmp_path,
+            batch_size=4,
+            mesh=mesh,
+            say=print,
+        )
+    alone, found = read_output(evaluated.output)[1], read_output(tmp_path)[1]
+    assert [each["output"] for each in found] == [each["output"] for each in alone]
+    for name in ("target_logprob", "score"):
+        figures = [[each[name] for each in answers] for answers in (found, alone)]
+        assert figures[0] == pytest.approx(figures[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

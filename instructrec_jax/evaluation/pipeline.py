@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from instructrec_jax.decoding.choosing import ChooseBy
+from instructrec_jax.decoding.loading import load_decode_model
 from instructrec_jax.errors import ConfigError
 from instructrec_jax.evaluation import breakdown
 from instructrec_jax.evaluation.benchmarks import Benchmark, find_benchmark
@@ -38,7 +40,7 @@ from instructrec_jax.instructions.execution import Sandbox
 from instructrec_jax.instructions.writing import json_line
 from instructrec_jax.model.t5 import init_parameters, parameter_count
 from instructrec_jax.training.fingerprint import fingerprint
-from instructrec_jax.training.model_folder import LoadedModel, ModelFolder, load_model, open_model
+from instructrec_jax.training.model_folder import LoadedModel, ModelFolder, open_model
 
 FORMAT_VERSION = 2
 PREDICTIONS, SENSITIVITY = "predictions.jsonl", "sensitivity.jsonl"
@@ -60,6 +62,8 @@ def evaluate_checkpoint(
     choose_by: ChooseBy | None = None,
     untrained_floor: bool = False,
     sensitivity_examples: int = 0,
+    mesh: Mesh | None = None,
+    dtype: str = "float32",
     say: Callable[[str], None],
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
@@ -78,6 +82,8 @@ def evaluate_checkpoint(
         choose_by: answer by the most probable option where there are options, by this number.
         untrained_floor: decode with initial parameters too.
         sensitivity_examples: of each task, answered under changed instructions; 0 = none.
+        mesh: devices to split batch and weights over, set by the caller; None = one device.
+        dtype: in which the weights are kept: "float32", "bfloat16" or "int8".
         say: told of each stage.
         progress: called with a stage, the number of examples done in it and of all.
 
@@ -89,7 +95,7 @@ def evaluate_checkpoint(
     data = _open_data(dataset, protocol, split=split, run_folder=run_folder)
     examples = _chosen(data, protocol, most=max_examples_per_task)
     examples = _shown(examples, data, protocol, shots=shots)
-    loaded = load_model(checkpoint)
+    loaded = load_decode_model(str(checkpoint), mesh=mesh, dtype=dtype)
     say(f"checkpoint: {loaded.description}")
     say(f"data: {_data_text(dataset, data, examples)}")
     _make_folder(output)
@@ -119,6 +125,7 @@ def evaluate_checkpoint(
         "benchmark": {"name": protocol.name, "title": protocol.title} if protocol else None,
         "decoding": {
             **_decoding_record(respondent, examples, answers),
+            "parameter_dtype": dtype,
             "shots_of_benchmark": protocol.shots if protocol and shots is None else None,
         },
         "code": code,
