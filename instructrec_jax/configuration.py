@@ -189,8 +189,8 @@ def _parse(text: str, known: Any) -> tuple[Any, str]:
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        # `--config.build.languages=zh,de` names two values, without quotes.
-        value = tuple(text.split(",")) if isinstance(known, tuple) else text
+        # `--config.build.languages=zh,de` names two values, without quotes; `=` alone none.
+        value = tuple(text.split(",") if text else ()) if isinstance(known, tuple) else text
     if isinstance(known, tuple) and not isinstance(value, tuple | list):
         value = (value,)
     return value, ""

@@ -40,6 +40,7 @@ def test_argument_after_the_colon_reaches_get_config(tmp_path):
         ("build.languages", "('zh', 'de')", ("zh", "de")),
         ("build.languages", "zh", ("zh",)),
         ("build.languages", "()", ()),
+        ("build.languages", "", ()),
         ("train.hung_step_exit", "false", False),
         ("optimizer.learning_rate", "1e-2", 0.01),
         ("mesh.data", "-1", -1),

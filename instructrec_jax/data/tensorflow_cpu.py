@@ -12,3 +12,5 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 import tensorflow as tf
 
 tf.config.set_visible_devices([], "GPU")
+# Else TensorFlow Datasets' own calls are told to be outdated.
+tf.get_logger().setLevel("ERROR")

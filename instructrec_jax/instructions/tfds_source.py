@@ -130,10 +130,10 @@ def read_tfds(
 
 def _records(builder: Any, name: str, split: str) -> Iterator[dict[str, Any]]:
     """The records of a split as NumPy values, with their place as "tfds_id"."""
+    # Read once, so never kept in memory.
+    reading = tfds.ReadConfig(add_tfds_id=True, try_autocache=False)
     try:
-        dataset = builder.as_dataset(
-            split=split, shuffle_files=False, read_config=tfds.ReadConfig(add_tfds_id=True)
-        )
+        dataset = builder.as_dataset(split=split, shuffle_files=False, read_config=reading)
     except ValueError as error:
         splits = ", ".join(builder.info.splits)
         raise DataError(f"{name} has no split {split!r}; it has {splits} ({error})") from error
