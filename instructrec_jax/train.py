@@ -20,7 +20,7 @@ from instructrec_jax.data.preview import mixture_table, rows_text
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.training import processes, sharding
 from instructrec_jax.training.checkpoint import read_metadata
-from instructrec_jax.training.checks import check_model
+from instructrec_jax.training.checks import check_model, optimizer_and_schedule
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
@@ -245,6 +245,7 @@ def _memory(parts: Run) -> str:
         parts.shapes,
         batch,
         model=parts.model,
+        optimizer=optimizer_and_schedule(config)[0],
         settings=parts.settings,
         freezing=parts.freezing,
         mesh=mesh,

@@ -15,10 +15,14 @@ are computed again, one at a time, so what one layer saves under "none" is worki
 
 The update of the parameters comes when activations are gone. It takes the gradients, updates of
 their size and the new optimizer state, as nothing is written before all of it is known to be
-finite. The peak is the larger of the two; it leaves out what XLA shares or copies, and what an
-optimizer computes inside. That is much for Muon, of whose temporary memory XLA planned for eight
-simulated devices 0.37 (`data` alone) to 0.74 (`fsdp` alone) was predicted; of that of Adafactor,
-AdamW and Lion, 1.0. docs/training.md has the figures of a large model.
+finite, and, for an optimizer with products of matrices, as Muon, what those read and give and twice
+what their loops carry, of all parameters at a time: XLA fuses no products.
+
+XLA begins with updates before the last gradient is there, and computes some of what they are made
+of twice. So that the sum is no less than its plans, the backward pass has the gradients and a
+quarter of the optimizer state once more, the update half the gradients: figures that were fitted to
+plans of four optimizers on four meshes. The peak is the larger of the two. Processors (CPUs)
+multiply no bfloat16: there a layer's working memory is in float32. docs/training.md has the plans.
 """
 
 import dataclasses
@@ -29,7 +33,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import stages
+from jax.extend.core import ClosedJaxpr, Jaxpr, Var
 from jax.sharding import Mesh
 
 from instructrec_jax.model.config import T5Config
@@ -58,6 +64,7 @@ class Memory:
     activations: int
     working: int
     update: int
+    overlap: int
 
     @property
     def arguments(self) -> int:
@@ -67,7 +74,8 @@ class Memory:
     @property
     def temporary(self) -> int:
         """The most that comes on top of it."""
-        return max(self.gradients + self.activations + self.working, self.update)
+        backward = self.gradients + self.activations + self.working
+        return max(backward + self.overlap, self.update + self.gradients // 2)
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -103,6 +111,7 @@ def predicted_memory(
     batch: dict[str, jax.ShapeDtypeStruct],
     *,
     model: T5Config,
+    optimizer: optax.GradientTransformation,
     settings: StepSettings,
     freezing: Freezing,
     mesh: Mesh,
@@ -113,24 +122,27 @@ def predicted_memory(
       shapes: the state, of ShapeDtypeStructs with shardings.
       batch: of `batch_shapes`.
       model: the whole model's.
+      optimizer: of the trained parameters.
       settings: of the step.
       freezing: what is not trained.
       mesh: of the run.
     """
     saved = partial(_saved, batch=batch, settings=settings, freezing=freezing, mesh=mesh)
     gradients = bytes_per_device(shapes.trained)
-    optimizer = bytes_per_device(shapes.optimizer_state)
+    state = bytes_per_device(shapes.optimizer_state)
+    wide = dataclasses.replace(model, activation_dtype="float32") if _widens(mesh) else model
     counters = dataclasses.replace(shapes, trained={}, frozen={}, optimizer_state={}, averaged={})
     return Memory(
         parameters=bytes_per_device((shapes.trained, shapes.frozen)),
-        optimizer=optimizer,
+        optimizer=state,
         averaged=bytes_per_device(shapes.averaged),
         batch=bytes_per_device((batch, counters)),
         gradients=gradients * (2 if settings.accumulation_steps > 1 else 1),
         activations=saved(model),
-        working=max(_of_a_layer(saved, model), _of_logits(model, batch, settings, mesh))
+        working=max(_of_a_layer(saved, wide), _of_logits(model, batch, settings, mesh))
         + _gathered(shapes, model, mesh),
-        update=2 * gradients + optimizer,
+        update=2 * gradients + state + _of_products(optimizer, shapes),
+        overlap=gradients + state // 4,
     )
 
 
@@ -235,5 +247,45 @@ def _gathered(shapes: TrainState, model: T5Config, mesh: Mesh) -> int:
             sizes[stack] += math.prod(leaf.shape[1:])
         elif name == head:
             sizes["head"] = math.prod(leaf.shape)
-    itemsize = jnp.dtype(model.activation_dtype).itemsize + _FLOAT32
+    held = "float32" if _widens(mesh) else model.activation_dtype
+    itemsize = jnp.dtype(held).itemsize + _FLOAT32
     return max(sizes.values()) // mesh.shape["tensor"] * itemsize
+
+
+def _widens(mesh: Mesh) -> bool:
+    """Whether the devices multiply float32 alone."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def _of_products(optimizer: optax.GradientTransformation, shapes: TrainState) -> int:
+    """Bytes that an update's products of matrices take, divided as the parameters are."""
+    state = shapes.optimizer_state
+    traced = jax.make_jaxpr(optimizer.update)(shapes.trained, state, shapes.trained)
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes.trained))
+    return _product_bytes(traced.jaxpr) * bytes_per_device(shapes.trained) // max(whole, 1)
+
+
+def _product_bytes(jaxpr: Jaxpr) -> int:
+    """Bytes that products read and give; a loop with products counts once, and what it carries."""
+    variables: set[Var] = set()
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            variables.update(v for v in equation.invars if isinstance(v, Var))
+            variables.update(equation.outvars)
+        inner = [
+            part.jaxpr if isinstance(part, ClosedJaxpr) else part
+            for value in equation.params.values()
+            for part in (value if isinstance(value, tuple | list) else (value,))
+            if isinstance(part, ClosedJaxpr | Jaxpr)
+        ]
+        of_inner = sum(map(_product_bytes, inner))
+        total += of_inner
+        if of_inner and equation.primitive.name in ("scan", "while"):
+            total += 2 * sum(_bytes(variable) for variable in equation.outvars)
+    return total + sum(map(_bytes, variables))
+
+
+def _bytes(variable: Any) -> int:
+    aval = variable.aval
+    return math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize

@@ -62,6 +62,7 @@ def memory_summary(predicted: Memory, planned: tuple[int, int, int]) -> str:
         "activations kept": predicted.activations,
         "working memory": predicted.working,
         "update": predicted.update,
+        "overlap": predicted.overlap,
     }
     arguments, temporary, outputs = planned
     rows = [

@@ -31,14 +31,24 @@ CONFIG = T5Config(
 )
 
 
-def both(mesh, *, rows=16, accumulation_steps=1, loss_chunk=0, freezing=None, ema=False, **changes):
-    """(what is predicted, XLA's plan) of a step of AdamW."""
+def both(
+    mesh,
+    *,
+    name="adamw",
+    rows=16,
+    accumulation_steps=1,
+    loss_chunk=0,
+    freezing=None,
+    ema=False,
+    **changes,
+):
+    """(what is predicted, XLA's plan) of a step."""
     freezing = freezing or Freezing()
     config = dataclasses.replace(CONFIG, **changes)
     mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh, strict=True)))
     schedule = optax.constant_schedule(0.1)
     optimizer = make_optimizer(
-        name="adamw", options={}, schedule=schedule, clip_norm=0.0, weight_decay=0.0, decay=()
+        name=name, options={}, schedule=schedule, clip_norm=0.0, weight_decay=0.0, decay=()
     )
     settings = StepSettings("tokens", accumulation_steps, 0.0, 0.0, loss_chunk, 0, 0.9 * ema)
     shapes = jax.eval_shape(
@@ -61,7 +71,13 @@ def both(mesh, *, rows=16, accumulation_steps=1, loss_chunk=0, freezing=None, em
     )
     batch = batch_shapes(mesh, rows=rows, encoder_length=96, decoder_length=64, tasks=True)
     predicted = predicted_memory(
-        shapes, batch, model=config, settings=settings, freezing=freezing, mesh=mesh
+        shapes,
+        batch,
+        model=config,
+        optimizer=optimizer,
+        settings=settings,
+        freezing=freezing,
+        mesh=mesh,
     )
     return predicted, planned_memory(step, shapes, batch, mesh)
 
@@ -71,13 +87,15 @@ def both(mesh, *, rows=16, accumulation_steps=1, loss_chunk=0, freezing=None, em
     [
         ((2, 1, 2, 2), {"remat": "full", "accumulation_steps": 2, "loss_chunk": 16, "ema": True}),
         ((1, 2, 4, 1), {"freezing": Freezing(patterns=("encoder/.*",)), "dropout_rate": 0.1}),
+        # Its products of matrices are what most is taken by.
+        ((1, 1, 8, 1), {"name": "muon", "rows": 8, "remat": "full", "d_model": 256}),
     ],
-    ids=["full, accumulated", "none, frozen encoder"],
+    ids=["full, accumulated", "none, frozen encoder", "muon"],
 )
-def test_the_prediction_is_near_xlas_plan(mesh, changes):
+def test_the_prediction_is_no_less_than_xlas_plan_and_near_it(mesh, changes):
     predicted, (arguments, temporary, outputs) = both(mesh, **changes)
     assert predicted.arguments == arguments
-    assert 0.8 * temporary < predicted.temporary < 1.5 * temporary
+    assert temporary <= predicted.temporary < 1.5 * temporary
     # Figures alone: the state lies where it lay.
     assert outputs < 2000
 
@@ -96,6 +114,7 @@ def test_more_remat_and_smaller_pieces_take_less():
             shapes,
             batch_shapes(mesh, rows=rows, encoder_length=96, decoder_length=64, tasks=False),
             model=dataclasses.replace(CONFIG, **changes),
+            optimizer=optax.sgd(0.1),
             settings=StepSettings("tokens", accumulation_steps, 0.0, 0.0, loss_chunk, 0),
             freezing=Freezing(),
             mesh=mesh,
