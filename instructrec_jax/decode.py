@@ -28,8 +28,9 @@ last of them that of eos.
 --mode=choose reads `options`, a list of texts, and gives `id`, `choice` and `option_logprobs`:
 `sum`, `mean` and `calibrated`, each a list in the order of the options.
 
-A line that cannot be read gives `id` and `error`, and the others are answered. --output is
-appended to: the same command goes on where a run was broken off, --overwrite starts over.
+A line that cannot be read or answered gives `id` and `error`, and the others are answered.
+--output is appended to: the same command goes on where a run was broken off, --overwrite starts
+over.
 --shard_index and --shard_count give a process its share of the lines. Needs a model and nothing
 else of the training side: no TensorFlow, no optimizer.
 """
@@ -119,9 +120,12 @@ def main() -> None:
             return
         answer = answering(model, command, encoder_length=encoder_length)
         settings = {**answer_settings(), "input": name, "model": _identity(model)}
+        if command.json_schema is not None:
+            settings["json_schema"] = _sha256(Path(command.json_schema))
+        total = None
         if file is not None and Path(name).is_file():
-            with open(name, "rb") as whole:
-                settings[INPUT_DIGEST] = hashlib.file_digest(whole, "sha256").hexdigest()
+            settings[INPUT_DIGEST] = _sha256(Path(name))
+            total = None if name.endswith(".gz") else _line_count(Path(name), command.shard)
         # What answers has parameters of its own now.
         model = dataclasses.replace(model, params=None)
         records: Iterable[Prompt | BrokenLine]
@@ -135,11 +139,13 @@ def main() -> None:
                 vocabulary_size=model.config.vocabulary_size,
                 with_targets=command.mode == "score",
                 with_options=command.reads_options,
+                with_prefix=command.mode == "generate",
                 assemble=assemble,
             )
         # After the model: a mistyped checkpoint must not empty a file of earlier answers.
-        output, records = _destination(files, records, settings, command.shard, tell)
-        with Progress(tell) if first else contextlib.nullcontext(_nothing) as progress:
+        output, records, done = _destination(files, records, settings, command.shard, tell)
+        left = None if total is None else total - done
+        with Progress(tell, left) if first else contextlib.nullcontext(_nothing) as progress:
             summary = _answer_all(records, answer, output, command, progress)
         if summary is not None:
             _say_summary(summary, encoder_length, tell)
@@ -197,6 +203,10 @@ def decode(
                 _write_line(output, {"id": record.id, "error": record.error})
                 continue
             answered = next(answers)
+            if answered.failed:
+                summary.broken += 1
+                _write_line(output, answered.record)
+                continue
             if record.demonstrations_left_out:
                 answered.record["demonstrations_left_out"] = record.demonstrations_left_out
             summary.answered += 1
@@ -215,8 +225,8 @@ def _destination(
     settings: dict[str, Any],
     shard: Shard,
     tell: Callable[[str], None],
-) -> tuple[IO[bytes], Iterable[Prompt | BrokenLine]]:
-    """Where answers go, and the records that have none yet.
+) -> tuple[IO[bytes], Iterable[Prompt | BrokenLine], int]:
+    """Where answers go, the records that have none yet, and how many have.
 
     Of several processes that are one the first writes, and tells the others where it goes on.
     DataError: another input's answers.
@@ -239,7 +249,7 @@ def _destination(
         next(itertools.islice(remaining, done, done), None)
     elif done:
         tell(f"going on after the {done} lines that {shard.path(Path(flags.OUTPUT.value))} has")
-    return output, remaining
+    return output, remaining, done
 
 
 def _opened(
@@ -287,9 +297,23 @@ def _nothing(_: object = None) -> None:
     """Says nothing: the first of several processes speaks."""
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _line_count(path: Path, shard: Shard) -> int:
+    """Lines of the file that are the shard's."""
+    with path.open("rb") as file:
+        return sum(shard.has(number) for number, _ in enumerate(file, start=1))
+
+
 def _identity(model: LoadedModel) -> str:
-    """Which weights these are, in so far as their folder tells."""
-    checksums = repr(sorted(model.checksums.items()))
+    """Which weights these are: by their checksums, or where there are none by their files."""
+    known: dict[str, Any] = dict(model.checksums)
+    if not known:
+        known = {file.name: _sha256(file) for file in Path(model.folder).glob("*.safetensors")}
+    checksums = repr(sorted(known.items()))
     return f"{model.description} {zlib.crc32(checksums.encode()):08x}"
 
 
@@ -344,7 +368,7 @@ def _say_summary(summary: Summary, encoder_length: int, say: Callable[[str], Non
             f"(`demonstrations_left_out`): {summary.demonstrations_left_out}"
         )
     if summary.broken:
-        say(f"lines that could not be read (`error`): {summary.broken}")
+        say(f"lines that could not be read or answered (`error`): {summary.broken}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -89,7 +90,7 @@ def test_program_from_stdin_to_stdout(checkpoint):
             assert len(record["output_tokens"]) <= 6
             assert record["score"] < 0
     words = result.stderr.decode()
-    assert "lines that could not be read (`error`): 3" in words
+    assert "lines that could not be read or answered (`error`): 3" in words
     assert "prompts cut to 32 tokens (`truncated`): 1" in words
     assert "loaded: []" in words
 
@@ -136,7 +137,7 @@ def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100):
     output = io.BytesIO()
     summary = decode.decode(
         read_prompts(lines, vocabulary_size=128),
-        partial(answering.generated, model, command=COMMAND),
+        partial(answering.generated, model, command=COMMAND, max_new_tokens=9),
         output,
         progress=progress,
         window_lines=window,
@@ -144,12 +145,17 @@ def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100):
     return summary, [json.loads(line) for line in output.getvalue().splitlines()]
 
 
-COMMAND = SimpleNamespace(constrain_to_options=False, prefix="", beams=None, sampling=None)
+COMMAND = SimpleNamespace(
+    constrain_to_options=False, prefix="", beams=None, sampling=None, max_target_tokens=None
+)
 
 
 @pytest.fixture
 def no_model():
-    return SimpleNamespace(params={}, config=None, tokenizer=None, folder="run")
+    tokenizer = SimpleNamespace(encode_batch=lambda texts: [[] for _ in texts])
+    return SimpleNamespace(
+        params={}, config=None, tokenizer=tokenizer, folder="run", decoder_length=8
+    )
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 100])
@@ -167,6 +173,13 @@ def test_a_model_without_finite_probabilities_is_an_error(monkeypatch, no_model)
     monkeypatch.setattr(answering, "generate_several", lambda *_, **__: [[broken]])
     with pytest.raises(CheckpointError, match="run: the model's probabilities are not finite"):
         decode_lines(no_model, LINES[:1])
+    # Where it gives numbers to others, that line alone is lost.
+    good = Generation("fine", [5, 1], -1.0, "eos")
+    monkeypatch.setattr(answering, "generate_several", lambda *_, **__: [[broken], [good]])
+    summary, (lost, kept) = decode_lines(no_model, LINES[:2])
+    assert lost == {"id": "1", "error": "probabilities are not finite numbers"}
+    assert kept["output"] == "fine"
+    assert (summary.answered, summary.broken) == (1, 1)
 
 
 def test_prompt(checkpoint, tmp_path, monkeypatch):
@@ -230,6 +243,13 @@ def test_scores_of_targets(answers_to):
     assert scored[2] == {**scored[1], "id": "alpaca"}
     assert sum(scored[1]["token_logprobs"]) == pytest.approx(scored[1]["logprob"], abs=1e-4)
     assert without == {"id": "none", "error": "line 4: no field 'target'"}
+    long, prefixed = answers_to(
+        {**prompt, "target": "count 9 " * 300},
+        {**prompt, "target": "count 9", "prefix": "a"},
+        mode="score",
+    )
+    assert re.fullmatch(r"target has [\d,]+ tokens, more than 1,024 .*", long["error"])
+    assert prefixed["error"].startswith("line 2: prefix has no meaning")
 
 
 def test_token_ids_and_sentinels(checkpoint, answers_to):
@@ -293,10 +313,37 @@ def test_prefixes_stops_options_and_expressions(answers_to):
         {**prompt, "options": ["count 9", "x"]}, constrain="options", max_new_tokens=9
     )
     assert among["output"] in ("count 9", "x")
+    spelt, long = answers_to(
+        {**prompt, "options": ["é\u3000ü"]},
+        {**prompt, "options": ["count", "count 9 " * 9]},
+        constrain="options",
+        max_new_tokens=9,
+    )
+    assert (spelt["output"], spelt["stop_reason"]) == ("é\u3000ü", "eos")
+    assert re.match(r"options\[1\] has \d+ tokens with its end, more than", long["error"])
+    (after,) = answers_to({**prompt, "prefix": "count "}, regex="[0-9]", search="sample")
+    assert after["output"].isdigit() and after["stop_reason"] == "eos"
+    (spaced,) = answers_to({**prompt, "prefix": "count "}, regex=" ?words", max_new_tokens=9)
+    assert spaced["output"] == "words"
     (match,) = answers_to(prompt, regex="[0-9]{2}", search="sample")
     assert match["output"].isdigit() and match["stop_reason"] == "eos"
     (stopped,) = answers_to(prompt, regex="[0-9]a[0-9]{9}", stop=["a"], max_new_tokens=9)
     assert stopped["output"].isdigit() and stopped["stop_reason"] == "stop"
+
+
+def test_options_that_the_model_cannot_tell_apart(no_model):
+    # As SentencePiece without byte fallback has it: what it does not know is one token.
+    no_model.tokenizer.encode_batch = lambda texts: [[5, 2 if "{" in t else 3] for t in texts]
+    no_model.tokenizer.eos_id = 1
+    no_model.config = SimpleNamespace(vocabulary_size=9)
+    options = answering._Closed(no_model, ["yes", "yes {"])
+    assert options.problem(max_new_tokens=3) is None
+    told = options.in_its_words(Generation("yes \u2047", [5, 2, 1], -1.0, "eos"))
+    assert told.output == "yes {"
+    alike = answering._Closed(no_model, ["no {", "yes", "yes {"])
+    assert alike.problem(max_new_tokens=3) == (
+        "options[0] and options[2] are the same tokens to the model"
+    )
 
 
 def test_limits_of_tokens(answers_to):

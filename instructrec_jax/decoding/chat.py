@@ -16,7 +16,7 @@ from instructrec_jax.decoding.generate import Generation, generate
 from instructrec_jax.decoding.prepared import PreparedModel, prepared_model
 from instructrec_jax.decoding.prompts import Assemble
 from instructrec_jax.decoding.stops import continuation
-from instructrec_jax.errors import UserError
+from instructrec_jax.errors import DataError, UserError
 from instructrec_jax.instructions.document import Draft
 from instructrec_jax.instructions.example import Demonstration
 from instructrec_jax.instructions.templates import Template, load_templates
@@ -49,7 +49,7 @@ class Chat:
         self._params: PreparedModel = prepared_model(model.params, model.config)[0]
         self._assemble = assemble
         self._prefix = command.prefix
-        guide = guide_of(model, command)
+        guide = guide_of(model, command, bool(self._prefix)) if command.has_grammar else None
         self._arguments = {
             **generate_options(model, command),
             "batch_size": 1,
@@ -94,7 +94,11 @@ class Chat:
             self._say("(no template)")
             return
         task = words[0].partition(".")[0]
-        known = {template.id: template for template in load_templates(task)}
+        try:
+            known = {template.id: template for template in load_templates(task)}
+        except DataError:
+            self._say(f"(no templates of a task {task!r})")
+            return
         if words[0] not in known:
             self._say(f"(no template {words[0]}; there are {', '.join(known)})")
             return

@@ -121,6 +121,12 @@ MAX_INPUT_TOKENS = flags.DEFINE_integer(
     None,
     "Longest prompt in tokens, longer ones lose their end; by default the model's input length.",
 )
+MAX_TARGET_TOKENS = flags.DEFINE_integer(
+    "max_target_tokens",
+    None,
+    "Lines with a longer target, prefix or option get an error, for memory grows by the square; "
+    "by default four times the model's longest answer, and 1,024 at least.",
+)
 PARSE_SENTINELS = flags.DEFINE_boolean(
     "parse_sentinels", False, "<extra_id_0> in a text is the sentinel token, not plain text."
 )
@@ -162,6 +168,7 @@ _LEAST: tuple[tuple[flags.FlagHolder[int | None], int], ...] = (
     (MIN_NEW_TOKENS, 0),
     (NO_REPEAT_NGRAM, 1),
     (MAX_INPUT_TOKENS, 1),
+    (MAX_TARGET_TOKENS, 1),
     (NUM_BEAMS, 1),
     (NUM_OUTPUTS, 1),
     (NUM_BEAM_GROUPS, 1),
@@ -197,9 +204,15 @@ class Command:
     choose_by: ChooseBy
     max_new_tokens: int | None
     max_input_tokens: int | None
+    max_target_tokens: int | None
     parse_sentinels: bool
     batch_size: int
     shard: Shard
+
+    @property
+    def has_grammar(self) -> bool:
+        """Whether a regular expression or a schema says what all answers may be."""
+        return self.regex is not None or self.json_schema is not None
 
     @property
     def reads_options(self) -> bool:
@@ -237,6 +250,7 @@ def read_command() -> Command:
         choose_by=cast(ChooseBy, CHOOSE.value or "sum"),
         max_new_tokens=MAX_NEW_TOKENS.value,
         max_input_tokens=MAX_INPUT_TOKENS.value,
+        max_target_tokens=MAX_TARGET_TOKENS.value,
         parse_sentinels=bool(PARSE_SENTINELS.value),
         batch_size=int(BATCH_SIZE.value),
         shard=_shard(),

@@ -8,6 +8,7 @@ and otherwise no answer begins with a space.
 
 import json
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,21 +60,27 @@ class Grammar:
         return state
 
 
-def regex_guide(regex: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -> Grammar:
+def regex_guide(
+    regex: str, tokenizer: TextTokenizer, *, vocabulary_size: int, after_prefix: bool = False
+) -> Grammar:
     """The texts that a regular expression of Python matches from end to end.
+
+    `after_prefix`: they go on from another text, after which a space is a space.
 
     ConfigError: not a regular expression, or one with what finite automata lack (look-around,
     references to groups).
     """
     name = f"--regex={regex!r}"
     try:
-        matches_nothing = re.compile(regex).fullmatch("") is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of classes in classes, one day
+            matches_nothing = re.compile(regex).fullmatch("") is not None
     except re.error as error:
         raise ConfigError(f"{name} is no regular expression: {error}") from None
     escaped = _of_library(regex)
     body = "BODY?" if matches_nothing else "BODY"
     terminal = f"/{escaped}/"
-    if _drops_first_space(tokenizer, token_bytes(tokenizer, vocabulary_size)):
+    if not after_prefix and _drops_first_space(tokenizer, token_bytes(tokenizer, vocabulary_size)):
         start, terminal = f'start: " "? {body}', f"{terminal} & {_NO_SPACE_FIRST}"
     else:
         start = f"start: {body}"
@@ -86,18 +93,28 @@ def _of_library(regex: str) -> str:
 
     Digits are those from 0 to 9: which others there are depends on the version of Unicode.
     """
-    parts, in_class = [], False
+    parts: list[str] = []
+    # Parts of the class of characters that is open; a "]" that begins one is a character.
+    inside: list[str] | None = None
     for part in re.findall(r"\\.|.", regex, re.DOTALL):
         if part == r"\d":
-            part = "0-9" if in_class else "[0-9]"
-        elif part in ("[", "]"):
-            in_class = part == "["
+            part = "[0-9]" if inside is None else "0-9"
+        elif inside is None:
+            inside = [] if part == "[" else None
+        elif part == "]" and inside not in ([], ["^"]):
+            inside = None
+        else:
+            inside.append(part)
+            # There "[", "&&", "--" and "~~" would be classes in classes and what is done to them.
+            part = {mark: f"\\{mark}" for mark in "[]&~"}.get(part, part)
         parts.append({"/": r"\/", "\n": r"\n"}.get(part, part))
     return "".join(parts)
 
 
-def json_guide(path: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -> Grammar:
-    """The JSON texts of a schema in a file.
+def json_guide(
+    path: str, tokenizer: TextTokenizer, *, vocabulary_size: int, after_prefix: bool = False
+) -> Grammar:
+    """The JSON texts of a schema in a file; `after_prefix` as of `regex_guide`.
 
     ConfigError: no such file, no JSON schema, or one with what the library does not know; a
     tokenizer that cannot write JSON.
@@ -119,7 +136,7 @@ def json_guide(path: str, tokenizer: TextTokenizer, *, vocabulary_size: int) -> 
         )
     schema = {"x-guidance": {"whitespace_flexible": False}, **schema}
     drops = _drops_first_space(tokenizer, token_bytes(tokenizer, vocabulary_size))
-    start = 'start: " "? body' if drops else "start: body"
+    start = 'start: " "? body' if drops and not after_prefix else "start: body"
     grammar = f"{start}\nbody: %json {json.dumps(schema)}"
     return _grammar(grammar, tokenizer, vocabulary_size=vocabulary_size, name=name)
 

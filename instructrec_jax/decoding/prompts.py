@@ -56,6 +56,7 @@ def read_prompts(
     vocabulary_size: int,
     with_targets: bool = False,
     with_options: bool = False,
+    with_prefix: bool = True,
     assemble: Assemble = _with_all,
     is_own: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Prompt | BrokenLine]:
@@ -69,7 +70,8 @@ def read_prompts(
     that they end with eos where the model expects one. `with_targets`, the object also holds
     `target_tokens` or else `target` (`output`, `response`, `completion`); the ids are the whole
     target, eos included where it belongs to it. `with_options`, the object also holds `options`, a
-    list of different texts. `prefix` may say how the answer begins. Other fields are left alone.
+    list of different texts. `prefix` may say how the answer begins, `with_prefix`; without, it is
+    an error. Other fields are left alone.
     Without an id the record gets the number of its line, from 1. UTF-8, with or without a byte
     order mark; lines end with \\n or \\r\\n.
     """
@@ -79,7 +81,9 @@ def read_prompts(
         if not is_own(number):
             continue
         line = line.removesuffix(b"\n").removesuffix(b"\r")
-        yield _read_line(line, number, vocabulary_size, with_targets, with_options, assemble)
+        yield _read_line(
+            line, number, vocabulary_size, with_targets, with_options, with_prefix, assemble
+        )
 
 
 def _read_line(
@@ -88,6 +92,7 @@ def _read_line(
     vocabulary_size: int,
     with_targets: bool,
     with_options: bool,
+    with_prefix: bool,
     assemble: Assemble,
 ) -> Prompt | BrokenLine:
     record_id: str | int = str(number)
@@ -104,6 +109,8 @@ def _read_line(
         record_id = _id_of(record, number)
         target = _target_of(record, vocabulary_size) if with_targets else ""
         prefix = _prefix_of(record)
+        if prefix and not with_prefix:
+            raise ValueError("prefix has no meaning where nothing is generated; leave it out")
         options = _options_of(record) if with_options else ()
         if record.get("input_tokens") is not None:
             tokens = _token_ids(record["input_tokens"], "input_tokens", vocabulary_size)

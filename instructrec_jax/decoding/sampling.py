@@ -85,7 +85,9 @@ def kept_logits(settings: SamplingSettings, logits: Array) -> Array:
         logits = _above(logits, _threshold(logits, jnp.ones_like(logits), enough))
     if settings.top_p is not None:
         probabilities = jax.nn.softmax(logits, axis=-1)
-        logits = _above(logits, _threshold(logits, probabilities, settings.top_p))
+        # Sums in float32 may reach 1 before the last token.
+        enough = jnp.where(jnp.asarray(settings.top_p) < 1.0, settings.top_p, jnp.inf)
+        logits = _above(logits, _threshold(logits, probabilities, enough))
     if settings.min_p is not None:
         probabilities = jax.nn.softmax(logits, axis=-1)
         least = settings.min_p * jnp.max(probabilities, axis=-1, keepdims=True)

@@ -65,7 +65,14 @@ def test_enough_beams_find_the_most_probable_option(params):
 
 
 @pytest.mark.parametrize("search", sorted(SEARCHES))
-@pytest.mark.parametrize("regex", [r"[a-f]{2,4}/\d+(x|yz)?", r"( ?[A-Z]+)*"])
+@pytest.mark.parametrize(
+    "regex",
+    [
+        r"[a-f]{2,4}/\d+(x|yz)?",
+        r"( ?[A-Z]+)*",
+        r"[&&a[~~][]x]{2}[^]!-[^-~ ]",
+    ],
+)
 def test_answers_match_the_regular_expression(params, search, regex):
     guide = regex_guide(regex, TOKENIZER, vocabulary_size=128)
     found = answers(params, guide, **SEARCHES[search])
