@@ -7,6 +7,7 @@ The banners of `train` name the stages in the order in which they happen.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from instructrec_jax.training.checks import check_model, optimizer_and_schedule
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
-from instructrec_jax.training.doctor import check_everything, machine
+from instructrec_jax.training.doctor import check_all_processes, check_everything, machine
 from instructrec_jax.training.environment import environment_record, seconds_since_start
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
@@ -71,13 +72,16 @@ def main() -> None:
         say(machine(workdir))
     stop = StopRequest()
     with stop.listening(), full_disk_told(workdir):
-        check_everything(
+        look = partial(
+            check_everything,
             config,
             device_count=jax.device_count(),
             # A folder that was named on the command line and is missing is likely mistyped.
             may_build=origins["dataset"] != COMMAND_LINE,
-            prepare=say if dry_run else None,
+            # Several processes prepare the data together, once all of them can.
+            prepare=say if dry_run and jax.process_count() == 1 else None,
         )
+        check_all_processes(look)
         with claimed_run_folder(workdir):
             train(
                 config,

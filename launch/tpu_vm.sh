@@ -15,7 +15,8 @@
 # `run` starts `python -m instructrec_jax.train --distributed ...` on all workers and stays; a run
 # that was preempted and saved (exit code 75) is started again, any other failure is not.
 # `logs` brings the log of each worker to ./logs/NAME/.
-# All workers must see the same --workdir and --dataset: a network disk, or a bucket mounted as one.
+# All workers must see the same --workdir and --dataset: a network disk, or a bucket mounted as one;
+# where one of them does not, none begins. Over several slices, say how many: --config.mesh.slice=2.
 set -euo pipefail
 
 usage() { sed -n '2,19p' "$0" | sed 's/^# \{0,1\}//'; }
