@@ -13,7 +13,7 @@ import numpy as np
 
 from instructrec_jax.evaluation.metrics import METRIC_BY_NAME, OF_SUMS
 from instructrec_jax.evaluation.protocol import judged_of
-from instructrec_jax.evaluation.significance import interval, resampled
+from instructrec_jax.evaluation.significance import by_cluster, interval, resampled
 
 BINS = 10
 # Greatest number of groups of lengths.
@@ -81,30 +81,36 @@ def length_effects(predictions: Sequence[Prediction], *, metric: str) -> dict[st
     """
     return {
         name: _length_groups(
-            [(length(each), each[metric]) for each in predictions if metric in each]
+            [
+                (length(each), each[metric], str(each.get("cluster", place)))
+                for place, each in enumerate(predictions)
+                if metric in each
+            ]
         )
         for name, (_, length) in LENGTHS.items()
     }
 
 
-def _length_groups(pairs: Sequence[tuple[int, float]]) -> list[dict[str, Any]]:
-    if not pairs:
+def _length_groups(rows: Sequence[tuple[int, float, str]]) -> list[dict[str, Any]]:
+    """Of rows (length, figure, cluster)."""
+    if not rows:
         return []
-    lengths = np.sort([length for length, _ in pairs])
+    lengths = np.sort([length for length, *_ in rows])
     quantiles = [int(lengths[len(lengths) * n // _LENGTH_GROUPS]) for n in range(1, _LENGTH_GROUPS)]
     # A group begins at each: equal lengths stay together.
     starts = sorted({int(lengths[0]), *quantiles})
     groups = []
     for start, end in zip(starts, [*starts[1:], math.inf], strict=True):
-        inside = [pair for pair in pairs if start <= pair[0] < end]
-        counts = np.array([[figure, 1.0] for _, figure in inside])
+        inside = [row for row in rows if start <= row[0] < end]
+        counts = np.array([[figure, 1.0] for _, figure, _ in inside])
+        units = by_cluster(counts, [cluster for *_, cluster in inside])
         groups.append(
             {
                 "low": start,
-                "high": max(length for length, _ in inside),
+                "high": max(length for length, *_ in inside),
                 "examples": len(inside),
                 "mean": float(counts[:, 0].mean()),
-                "interval": list(interval(resampled(OF_SUMS["exact_match"], counts))),
+                "interval": list(interval(resampled(OF_SUMS["exact_match"], units))),
             }
         )
     return groups
