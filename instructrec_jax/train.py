@@ -122,57 +122,26 @@ def train(
 
     # ---------------------------------------------------------------- data
     initial = open_model(config.init) if config.init else None
+    tokenizer = initial.tokenizer if initial else None
+    may_build = origins["dataset"] != COMMAND_LINE
     with clock.measure("data"):
-        data = prepare_data(
-            config,
-            may_build=origins["dataset"] != COMMAND_LINE,
-            initial=initial.tokenizer if initial else None,
-            say=tell,
-        )
+        data = prepare_data(config, may_build=may_build, initial=tokenizer, say=tell)
 
     # ---------------------------------------------------------------- model
-    model = model_of_run(config, initial, vocabulary_size=data.tokenizer.vocabulary_size)
-    check_model(config, model, device_count=jax.device_count())
-    mesh = sharding.make_mesh(config.mesh.to_dict())
-    parts = make_run(
-        config,
-        model=model,
-        data=data,
-        mesh=mesh,
-        foreign_config=initial.foreign_config if initial else {},
-    )
-    name = config.model.name or f"of {config.init}"
-    tell(run_summary(parts.shapes, name=name, model=model, mesh=mesh, data=data))
-    check_room(
-        workdir / "checkpoints",
-        checkpoint_items(parts.shapes, parts.model),
-        keep=config.checkpoint.keep + config.checkpoint.keep_best,
-        last_step=config.train.steps,
-        tell=tell,
-    )
+    parts = _parts(config, data, initial, tell)
     if dry_run:
-        tell(parameter_table(parts.shapes))
-        tell(_memory(parts))
-        tell(mixture_table(data.training, steps=config.train.steps))
-        tell(_preview(data, count=preview, short=False))
-        _check_resume(parts, workdir / "checkpoints", tell)
+        _describe(parts, preview, tell)
         return
 
     # ---------------------------------------------------------------- state
-    checkpoints = RunCheckpoints(
-        workdir / "checkpoints",
-        keep=config.checkpoint.keep,
-        keep_best=config.checkpoint.keep_best,
-        best_metric=config.checkpoint.best_metric,
-        warn=tell,
-    )
+    checkpoints = _checkpoints(config, tell)
     with clock.measure("state"):
         state = _restored(parts, checkpoints, initial, tell) or _new_state(parts, initial)
         base = _base(parts, state, initial)
         first_step = int(state.step)
     if is_main:
         keep_config(workdir, config_record(config, origins), first_step=first_step, say=tell)
-        write_json(workdir / "environment.json", environment_record(mesh))
+        write_json(workdir / "environment.json", environment_record(parts.mesh))
 
     # ---------------------------------------------------------------- steps
     if first_step == 0:
@@ -183,8 +152,7 @@ def train(
     if is_main:
         report = workdir / "report.html"
         write_report(run_folder=workdir, metrics=None, predictions=[], output=report)
-        last = max(first_step, config.train.steps)
-        tell(f"trained to step {last}; run folder {workdir}, report {report}")
+        tell(f"trained to step {max(first_step, config.train.steps)}; report {report}")
 
 
 def _take_steps(
@@ -226,6 +194,50 @@ def _take_steps(
         finally:
             reporter.say(time_line({**clock.split(), "lost": reporter.lost_seconds}))
             reporter.close()
+
+
+def _parts(
+    config: ConfigDict,
+    data: RunData,
+    initial: ModelFolder | None,
+    tell: Callable[[str], None],
+) -> Run:
+    """Model, mesh, optimizer and jitted functions, in words too; nothing is allocated yet."""
+    model = model_of_run(config, initial, vocabulary_size=data.tokenizer.vocabulary_size)
+    check_model(config, model, device_count=jax.device_count())
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    foreign_config = initial.foreign_config if initial else {}
+    parts = make_run(config, model=model, data=data, mesh=mesh, foreign_config=foreign_config)
+    name = config.model.name or f"of {config.init}"
+    tell(run_summary(parts.shapes, name=name, model=model, mesh=mesh, data=data))
+    check_room(
+        Path(config.workdir) / "checkpoints",
+        checkpoint_items(parts.shapes, model),
+        keep=config.checkpoint.keep + config.checkpoint.keep_best,
+        last_step=config.train.steps,
+        tell=tell,
+    )
+    return parts
+
+
+def _describe(parts: Run, preview: int, tell: Callable[[str], None]) -> None:
+    """What a dry run tells of parameters, memory, mixture, rows, and what it would go on from."""
+    config, data = parts.config, parts.data
+    tell(parameter_table(parts.shapes))
+    tell(_memory(parts))
+    tell(mixture_table(data.training, steps=config.train.steps))
+    tell(_preview(data, count=preview, short=False))
+    _check_resume(parts, Path(config.workdir) / "checkpoints", tell)
+
+
+def _checkpoints(config: ConfigDict, tell: Callable[[str], None]) -> RunCheckpoints:
+    return RunCheckpoints(
+        Path(config.workdir) / "checkpoints",
+        keep=config.checkpoint.keep,
+        keep_best=config.checkpoint.keep_best,
+        best_metric=config.checkpoint.best_metric,
+        warn=tell,
+    )
 
 
 def _preview(data: RunData, *, count: int, short: bool) -> str:

@@ -63,19 +63,21 @@ def summed_nll(
         per_chunk = jax.lax.map(lambda piece: jax.checkpoint(of_chunk)(*piece), chunks)
         totals = [total.sum(axis=0) for total in per_chunk]
     loss, nll, correct, *task_nll = totals
+    sums = {"nll": nll, "correct": correct, **_counted(batch, task_count)}
+    return loss, {**sums, "task_nll": task_nll[0]} if task_count else sums
+
+
+def _counted(batch: Mapping[str, Array], task_count: int) -> dict[str, Array]:
+    """Target tokens and sequences of a batch, of each task too where there is a `task_count`."""
+    weights = batch["decoder_loss_weights"]
     # A sequence whose first target token weighs nothing does not count.
     starts = (batch["decoder_positions"] == 0) & (batch["decoder_segment_ids"] > 0) & (weights > 0)
-    sums = {
-        "nll": nll,
-        "correct": correct,
-        "tokens": weights.sum(),
-        "sequences": jnp.sum(starts, dtype=jnp.float32),
-    }
-    for ids, of_tasks in zip(tasks, task_nll, strict=True):
-        sums["task_nll"] = of_tasks
-        sums["task_tokens"] = _sum_by_task(weights, ids, task_count)
-        sums["task_sequences"] = _sum_by_task(starts.astype(jnp.float32), ids, task_count)
-    return loss, sums
+    counts = {"tokens": weights.sum(), "sequences": jnp.sum(starts, dtype=jnp.float32)}
+    if task_count:
+        ids = batch["decoder_task_ids"]
+        counts["task_tokens"] = _sum_by_task(weights, ids, task_count)
+        counts["task_sequences"] = _sum_by_task(starts.astype(jnp.float32), ids, task_count)
+    return counts
 
 
 def normaliser(sums: Mapping[str, Array], objective: str) -> Array:

@@ -247,16 +247,10 @@ def _train_step(
         optimizer_state=kept(optimizer_state, state.optimizer_state),
         averaged=kept(_averaged(state, trained, settings.ema_decay), state.averaged),
     )
-    by_task = ("task_nll", "task_tokens", "task_sequences") if task_count else ()
-    tokens = jnp.maximum(sums["tokens"], 1.0)
     figures = {
         "loss": loss,
-        "loss_per_token": sums["nll"] / tokens,
-        "loss_per_sequence": sums["nll"] / jnp.maximum(sums["sequences"], 1.0),
-        "accuracy": sums["correct"] / tokens,
-        "target_tokens": sums["tokens"],
+        **_figures_of(sums),
         "input_tokens": input_tokens,
-        "sequences": sums["sequences"],
         "gradient_norm": norm,
         "update_norm": update_norm,
         "learning_rate": jnp.asarray(
@@ -265,9 +259,21 @@ def _train_step(
         "applied": finite.astype(jnp.float32),
         "nonfinite_in_a_row": nonfinite_in_a_row,
         "stop_votes": stop_votes.sum(),
-        **{name: sums[name] for name in by_task},
     }
     return new_state, figures
+
+
+def _figures_of(sums: Mapping[str, Array]) -> dict[str, Array]:
+    """Means and counts of the sums of `summed_nll`, and those by task as they are."""
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    return {
+        "loss_per_token": sums["nll"] / tokens,
+        "loss_per_sequence": sums["nll"] / jnp.maximum(sums["sequences"], 1.0),
+        "accuracy": sums["correct"] / tokens,
+        "target_tokens": sums["tokens"],
+        "sequences": sums["sequences"],
+        **{name: of_tasks for name, of_tasks in sums.items() if name.startswith("task_")},
+    }
 
 
 def _updates_made(optimizer_state: Any, step: Array) -> Array:
