@@ -141,7 +141,7 @@ def _assign(config: ConfigDict, key: str, value: Any) -> str:
     if name in section:
         known = section[name]
         if isinstance(known, ConfigDict):
-            keys = ", ".join(f"{key}.{part}" for part in known)
+            keys = ", ".join(f"{key}.{part}" for part in known) or f"{key}.NAME=VALUE"
             return f"'{key}' is a section; set its keys: {keys}"
         if isinstance(known, float) and type(value) is int:
             value = float(value)

@@ -151,7 +151,9 @@ def check(config: ConfigDict, *, device_count: int) -> None:
     problems: list[str] = []
     for key, least in _LEAST:
         value = _get(config, key)
-        if not math.isfinite(value) or value < least:
+        if not math.isfinite(value):
+            problems.append(f"{key}={value}: must be a finite number")
+        elif value < least:
             problems.append(f"{key}={value}: must be at least {least:g}")
     for key in ("train.label_smoothing", "optimizer.ema_decay", "data.validation_fraction"):
         if _get(config, key) >= 1:
