@@ -337,6 +337,11 @@ def test_an_evaluation_is_current_until_run_or_dataset_change(evaluated, tmp_pat
     dataset = tmp_path / "data.jsonl"
     shutil.copy(evaluated.dataset, dataset)
     assert is_current(output, checkpoint=run, dataset=dataset)
+    metrics = json.loads((output / "metrics.json").read_text("utf-8"))
+    earlier = json.dumps({**metrics, "format_version": metrics["format_version"] - 1})
+    (output / "metrics.json").write_text(earlier, "utf-8")
+    assert not is_current(output, checkpoint=run, dataset=dataset)
+    (output / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     lines = dataset.read_text(encoding="utf-8")
     dataset.write_text(lines.replace("The sum is 48", "The sum is 49"), encoding="utf-8")
     assert not is_current(output, checkpoint=run, dataset=dataset)

@@ -257,8 +257,9 @@ def _group(
     if counts[0] is None or counts[1] is None:
         name = PRIMARY_METRIC
         counts = [_statistics(name, each) for each in judged]
-    # An evaluation of an earlier version names no clusters: each example is one.
-    clusters = [str(first.predictions[key].get("cluster", key)) for key in keys]
+    # Evaluations of an earlier version name no clusters: each example is one.
+    records = [{**second.predictions[key], **first.predictions[key]} for key in keys]
+    clusters = [str(each.get("cluster", key)) for key, each in zip(keys, records, strict=True)]
     old, new = (by_cluster(each, clusters) for each in counts if each is not None)
     of_sums = OF_SUMS[name]
     figures = [float(of_sums(each.sum(axis=0))) for each in (old, new)]

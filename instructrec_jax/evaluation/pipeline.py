@@ -42,7 +42,7 @@ from instructrec_jax.model.t5 import init_parameters, parameter_count
 from instructrec_jax.training.fingerprint import fingerprint
 from instructrec_jax.training.model_folder import LoadedModel, ModelFolder, open_model
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PREDICTIONS, SENSITIVITY = "predictions.jsonl", "sensitivity.jsonl"
 # What generated code may use of time (seconds, lines) and memory for all the tests of an example.
 _CODE_SECONDS, _CODE_STEPS, _CODE_MEBIBYTES = 10.0, 1_000_000, 1_024
@@ -300,16 +300,18 @@ def _breakdown(evaluation: Evaluation, protocol: Benchmark | None) -> dict[str, 
 def is_current(output: Path, *, checkpoint: Path, dataset: Path) -> bool:
     """Whether `output` holds an evaluation of just these parameters on just these examples.
 
+    With whatever settings, which stand in metrics.json: a user's own are not to be undone.
+
     Raises:
         DataError, CheckpointError: the dataset or checkpoint cannot be read.
     """
     try:
         metrics = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
         held = (metrics["checkpoint"]["fingerprint"], metrics["dataset"]["sha256"])
-        split = metrics["dataset"]["split"]
+        split, version = metrics["dataset"]["split"], metrics["format_version"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    if not (output / "predictions.jsonl").is_file():
+    if version != FORMAT_VERSION or not (output / "predictions.jsonl").is_file():
         return False
     model = open_model(checkpoint)
     if model.source is not None:

@@ -49,6 +49,12 @@ LEAST_DROP = 0.05
 BETTER_WITHOUT = "better without it"
 UNDECIDED = "undecided"
 _FEW = " (few)"
+# Figures that count tasks, and the verdict that each counts.
+TASKS_BY_VERDICT = {
+    "tasks_following": FOLLOWS,
+    "tasks_ignoring": IGNORES,
+    "tasks_undecided": UNDECIDED,
+}
 # Changed examples and the name of the stage, for the progress bar, to outputs.
 Respond = Callable[[Sequence[InstructionExample], str], Sequence[str]]
 
@@ -201,9 +207,7 @@ def _figures(compared: Mapping[str, Mapping[str, _Compared]], *, primary: str) -
         "tasks": tasks,
         "macro": macro,
         "verdict": overall_verdict(macro),
-        "tasks_following": counts[FOLLOWS],
-        "tasks_ignoring": counts[IGNORES],
-        "tasks_undecided": counts[UNDECIDED],
+        **{name: counts[verdict] for name, verdict in TASKS_BY_VERDICT.items()},
     }
 
 

@@ -18,6 +18,7 @@ from instructrec_jax.evaluation.metrics import (
     acceptable_targets,
 )
 from instructrec_jax.evaluation.rewording import VARIANTS
+from instructrec_jax.evaluation.sensitivity import TASKS_BY_VERDICT
 from instructrec_jax.evaluation.significance import (
     Difference,
     by_cluster,
@@ -55,15 +56,15 @@ def compare_sensitivity(
         "metric": metric,
         "runs": [
             {
-                "name": name,
+                "name": run,
                 "primary_metric": figures["primary_metric"],
                 "verdict": figures["verdict"],
                 "tasks": len(figures["tasks"]),
-                "tasks_following": figures["tasks_following"],
-                "tasks_ignoring": figures["tasks_ignoring"],
+                # None in an evaluation of an earlier version, whose verdicts were two.
+                **{name: figures.get(name) for name in TASKS_BY_VERDICT},
                 "variants": figures["macro"],
             }
-            for name, figures, _ in measured
+            for run, figures, _ in measured
         ],
         "pairs": [
             {

@@ -138,6 +138,13 @@ def test_drops_under_changed_instructions_stand_side_by_side(tmp_path):
     assert row["difference"]["low"] == pytest.approx(0.616, abs=0.04)
     page = (tmp_path / "out" / "comparison.html").read_text("utf-8")
     assert "Do they read their instructions?" in page and "reads less copies" in page
+    assert "of 1 task it follows in 1, ignores in 0, undecided in 0" in page
+    # An evaluation of an earlier version counted one of them.
+    metrics = json.loads((runs[0] / "metrics.json").read_text("utf-8"))
+    del metrics["sensitivity"]["tasks_following"], metrics["sensitivity"]["tasks_undecided"]
+    (runs[0] / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    held = compare_evaluations(runs, tmp_path / "out")["sensitivity"]
+    assert [run["tasks_following"] for run in held["runs"]] == [None, 1]
     assert compare_evaluations(runs[2:] * 2, tmp_path / "out")["sensitivity"] is None
 
 
