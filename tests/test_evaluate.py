@@ -152,28 +152,19 @@ def test_evaluating_again_gives_the_same_bytes(evaluated, tmp_path):
 
 @pytest.fixture
 def planted(monkeypatch):
-    """Puts a model in place that answers each text by a function of it."""
+    """Puts a model in place that answers each text by a function of it, tells how it is asked."""
 
     def plant(answer):
-        def generate(
-            params,
-            config,
-            tokenizer,
-            texts,
-            *,
-            max_new_tokens,
-            batch_size,
-            encoder_length,
-            progress,
-        ):
+        asked_with = {}
+
+        def generate(params, config, tokenizer, texts, **options):
+            asked_with.update(options)
             return [
                 SimpleNamespace(output=answer(text), score=-1.0, stop_reason="eos", truncated=False)
                 for text in texts
             ]
 
-        def score(
-            params, config, tokenizer, texts, targets, *, batch_size, encoder_length, progress
-        ):
+        def score(params, config, tokenizer, texts, targets, **options):
             return [
                 SimpleNamespace(logprob=-0.5 * len(target), token_logprobs=[-0.5] * len(target))
                 for target in targets
@@ -181,13 +172,14 @@ def planted(monkeypatch):
 
         monkeypatch.setattr(prediction, "generate", generate)
         monkeypatch.setattr(prediction, "score", score)
+        return asked_with
 
     return plant
 
 
 def evaluate_planted(evaluated, output, **options):
-    arguments = {"dataset": evaluated.dataset, "batch_size": 1, "say": str, **options}
-    return evaluate_checkpoint(checkpoint=evaluated.run, output=output, **arguments)
+    given = {"checkpoint": evaluated.run, "dataset": evaluated.dataset, "batch_size": 1, "say": str}
+    return evaluate_checkpoint(output=output, **{**given, **options})
 
 
 def test_a_planted_perfect_model(evaluated, planted, tmp_path):
@@ -381,14 +373,21 @@ def test_a_bound_on_examples(evaluated, planted, tmp_path):
     assert [group["examples"] for group in groups] == [1, 1, 1, 1]
 
 
+def test_sentinels_are_read_as_the_run_did(evaluated, planted, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(evaluated.run, run)
+    config = {"dataset": str(evaluated.dataset), "data": {"parse_sentinels": True}}
+    (run / "config.json").write_text(json.dumps({"config": config, "origins": {}}))
+    for given, expected in (({"checkpoint": run}, True), ({}, False)):
+        asked_with = planted(str)
+        metrics = evaluate_planted(evaluated, tmp_path / "output", **given)
+        told = metrics["decoding"]["parse_sentinels"], asked_with["parse_sentinels"]
+        assert told == (expected, expected)
+
+
 def test_user_errors(evaluated, tmp_path):
     def evaluate(**changes):
-        defaults = {
-            "checkpoint": evaluated.run,
-            "dataset": evaluated.dataset,
-            "output": tmp_path / "output",
-        }
-        evaluate_checkpoint(**{**defaults, **changes}, say=lambda text: None)
+        evaluate_planted(evaluated, **{"output": tmp_path / "output", **changes})
 
     with pytest.raises(CheckpointError, match="nowhere"):
         evaluate(checkpoint=tmp_path / "nowhere")

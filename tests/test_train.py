@@ -14,6 +14,9 @@ import pytest
 
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
+from instructrec_jax.evaluation.data import open_evaluation_data
+from instructrec_jax.evaluation.prediction import Respondent
+from instructrec_jax.evaluation.run_log import read_run
 from instructrec_jax.train import train
 from instructrec_jax.training.checks import check
 from instructrec_jax.training.fingerprint import fingerprint
@@ -140,6 +143,25 @@ def test_the_run_folder_holds_what_the_contract_names(finished):
     assert losses[-1] < 0.7 * losses[0]
     packing = records(finished, "packing")[0]
     assert 0 < packing["encoder_fill"] <= 1
+
+
+def test_the_validation_figures_are_those_of_evaluate(finished, dataset):
+    # One model and one set of examples: other batches, packed there, a row each here.
+    recorded = records(finished, "validation")[-1]
+    model = load_model(finished)
+    respondent = Respondent(
+        params=model.params,
+        config=model.config,
+        tokenizer=model.tokenizer,
+        encoder_length=model.encoder_length,
+        batch_size=16,
+        max_new_tokens=int(SETTINGS["evaluate.max_new_tokens"]),
+    )
+    data = open_evaluation_data(dataset, split=None, run=read_run(finished))
+    logprobs, tokens = map(sum, zip(*respondent.target_scores(data.examples), strict=True))
+    assert (len(data.examples), tokens) == (recorded["sequences"], recorded["tokens"])
+    assert -logprobs / tokens == pytest.approx(recorded["loss_per_token"], rel=1e-5)
+    assert -logprobs / len(data.examples) == pytest.approx(recorded["loss_per_sequence"], rel=1e-5)
 
 
 def load(dataset, workdir, **changes):

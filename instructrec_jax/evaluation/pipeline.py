@@ -32,7 +32,7 @@ from instructrec_jax.evaluation.protocol import (
 )
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.evaluation.rewording import Wordings
-from instructrec_jax.evaluation.run_log import find_run_folder, read_run
+from instructrec_jax.evaluation.run_log import RunLog, find_run_folder, read_run
 from instructrec_jax.evaluation.sensitivity import Respond, Sensitivity, measure_sensitivity
 from instructrec_jax.evaluation.shots import with_shots
 from instructrec_jax.instructions.example import InstructionExample
@@ -91,8 +91,9 @@ def evaluate_checkpoint(
         ConfigError, DataError, CheckpointError: something is wrong with what was given.
     """
     run_folder = find_run_folder(checkpoint)
+    run = read_run(run_folder) if run_folder is not None else None
     protocol = find_benchmark(benchmark) if benchmark else None
-    data = _open_data(dataset, protocol, split=split, run_folder=run_folder)
+    data = _open_data(dataset, protocol, split=split, run=run)
     examples = _chosen(data, protocol, most=max_examples_per_task)
     examples = _shown(examples, data, protocol, shots=shots)
     loaded = load_decode_model(str(checkpoint), mesh=mesh, dtype=dtype)
@@ -105,6 +106,7 @@ def evaluate_checkpoint(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens or loaded.decoder_length,
         choose_by=choose_by,
+        parse_sentinels=run is not None and run.config.get("data.parse_sentinels") is True,
         progress=progress,
     )
     examples = _prepared(examples, data, protocol, _responding(respondent))
@@ -118,32 +120,32 @@ def evaluate_checkpoint(
         untrained_floor=untrained_floor,
         sensitivity_examples=sensitivity_examples,
     )
-    record = {
-        "format_version": FORMAT_VERSION,
-        "checkpoint": _checkpoint_record(checkpoint, loaded),
-        "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
-        "benchmark": {"name": protocol.name, "title": protocol.title} if protocol else None,
-        "decoding": {
-            **_decoding_record(respondent, examples, answers),
-            "parameter_dtype": dtype,
-            "shots_of_benchmark": protocol.shots if protocol and shots is None else None,
-        },
-        "code": code,
-        **evaluation.figures,
-        "breakdown": _breakdown(evaluation, protocol),
-        "sensitivity": sensitivity.figures if sensitivity else None,
-    }
-    metrics = finite(record)
+    metrics = finite(
+        {
+            "format_version": FORMAT_VERSION,
+            "checkpoint": _checkpoint_record(checkpoint, loaded),
+            "dataset": _dataset_record(dataset, data, limit=max_examples_per_task),
+            "benchmark": {"name": protocol.name, "title": protocol.title} if protocol else None,
+            "decoding": {
+                **_decoding_record(respondent, examples, answers),
+                "parameter_dtype": dtype,
+                "shots_of_benchmark": protocol.shots if protocol and shots is None else None,
+            },
+            "code": code,
+            **evaluation.figures,
+            "breakdown": _breakdown(evaluation, protocol),
+            "sensitivity": sensitivity.figures if sensitivity else None,
+        }
+    )
     records = sensitivity.records if sensitivity else []
     _write_files(output, run_folder, metrics, evaluation.predictions, records)
     return metrics
 
 
 def _open_data(
-    dataset: Path, protocol: Benchmark | None, *, split: str | None, run_folder: Path | None
+    dataset: Path, protocol: Benchmark | None, *, split: str | None, run: RunLog | None
 ) -> EvaluationData:
     if protocol is None:
-        run = read_run(run_folder) if run_folder is not None else None
         return open_evaluation_data(dataset, split=split, run=run)
     if split:
         raise ConfigError(f"--split={split}: a benchmark has none, leave it out")
@@ -406,6 +408,7 @@ def _decoding_record(
         "choose_by": respondent.choose_by,
         "max_new_tokens": limit,
         "encoder_length": respondent.encoder_length,
+        "parse_sentinels": respondent.parse_sentinels,
         "shots": max(len(example.demonstrations) for example in examples),
         "examples_without_shots": sum(not example.demonstrations for example in examples),
         "inputs_cut": sum(answer.input_cut for answer in answers),

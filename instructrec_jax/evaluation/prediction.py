@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from instructrec_jax.data.tokenizer import Tokenizer
@@ -26,7 +27,8 @@ class Respondent:
 
     `assemble(examples, length=..., limit=...)` makes the encoder's texts (`few_shot.fitted_texts`,
     or a benchmark's own). With `choose_by`, examples with options are answered by the most probable
-    of these (`decoding.choosing`) instead of by greedy search.
+    of these (`decoding.choosing`) instead of by greedy search. `parse_sentinels`, as in training:
+    whether "<extra_id_0>" in a text is the sentinel token.
     """
 
     params: Any
@@ -35,6 +37,7 @@ class Respondent:
     batch_size: int
     max_new_tokens: int
     encoder_length: int
+    parse_sentinels: bool = False
     assemble: Assemble = fitted_texts
     choose_by: ChooseBy | None = None
     progress: Progress | None = None
@@ -63,12 +66,14 @@ class Respondent:
             [example.target for example in examples],
             batch_size=self.batch_size,
             encoder_length=self.encoder_length,
+            parse_sentinels=self.parse_sentinels,
             progress=self._progress_of(stage, len(examples)),
         )
         return [(each.logprob, len(each.token_logprobs)) for each in scores]
 
     def _texts(self, examples: Sequence[InstructionExample]) -> list[tuple[str, int]]:
-        length = token_length(self.tokenizer.encode_batch)
+        encode = partial(self.tokenizer.encode_batch, parse_sentinels=self.parse_sentinels)
+        length = token_length(encode)
         return self.assemble(examples, length=length, limit=self.encoder_length)
 
     def _progress_of(self, stage: str, total: int) -> Callable[[int], None] | None:
@@ -86,6 +91,7 @@ class Respondent:
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
             encoder_length=self.encoder_length,
+            parse_sentinels=self.parse_sentinels,
             progress=self._progress_of(stage, len(texts)),
         )
         return [
@@ -128,6 +134,7 @@ class Respondent:
             [examples[place].options for place in asked],
             batch_size=self.batch_size,
             encoder_length=self.encoder_length,
+            parse_sentinels=self.parse_sentinels,
             content_free=[text for text, _ in self._texts(empty)],
             progress=self._progress_of(f"{stage} by choice", len(asked)),
         )
