@@ -34,6 +34,7 @@ from instructrec_jax.evaluation.sensitivity_comparison import compare_sensitivit
 from instructrec_jax.evaluation.significance import (
     Difference,
     by_cluster,
+    cluster_keys,
     corrected_p_values,
     interval,
     randomisation_p_value,
@@ -211,11 +212,12 @@ def _pair(
         record = first.predictions[key]
         groups.setdefault((record["task"], record["holdout"]), []).append(key)
     ordered = sorted(groups, key=lambda group: (group[0], holdout_order(group[1])))
-    rows, drawn, swapped = [], [], []
-    for place, (task, holdout) in enumerate(ordered):
-        row, differences, by_chance = _group(
-            first, second, groups[task, holdout], metric=metric, seed=place
+    rows, drawn, swapped, drawn_by = [], [], [], []
+    for task, holdout in ordered:
+        row, differences, by_chance, keys = _group(
+            first, second, groups[task, holdout], metric=metric
         )
+        drawn_by.append(keys)
         rows.append({"task": task, "holdout": holdout, **row})
         drawn.append(differences)
         swapped.append(by_chance)
@@ -231,12 +233,11 @@ def _pair(
         value = float(np.mean([rows[place]["difference"]["value"] for place in places]))
         by_chance = np.mean([swapped[place] for place in places], axis=0)
         p_value = randomisation_p_value(value, by_chance)
-        examples, clusters = (
-            sum(rows[place][name] for place in places) for name in ("examples", "clusters")
-        )
+        # A document that gave examples to several tasks is one.
+        clusters = len(np.unique(np.concatenate([drawn_by[place] for place in places])))
         macro[holdout] = {
             "tasks": len(places),
-            "examples": examples,
+            "examples": sum(rows[place]["examples"] for place in places),
             "clusters": clusters,
             "first": float(np.mean([rows[place]["first"] for place in places])),
             "second": float(np.mean([rows[place]["second"] for place in places])),
@@ -248,28 +249,29 @@ def _pair(
 
 
 def _group(
-    first: Evaluated, second: Evaluated, keys: Sequence[_Key], *, metric: str, seed: int
-) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
-    """One row without what needs the others, the resampled differences, and those by chance."""
-    judged = [[judged_of(run.predictions[key]) for key in keys] for run in (first, second)]
+    first: Evaluated, second: Evaluated, common: Sequence[_Key], *, metric: str
+) -> tuple[dict[str, Any], np.ndarray, np.ndarray, np.ndarray]:
+    """One row without what needs the others; the differences of draws, by chance; their keys."""
+    judged = [[judged_of(run.predictions[key]) for key in common] for run in (first, second)]
     name = metric
     counts = [_statistics(name, each) for each in judged]
     if counts[0] is None or counts[1] is None:
         name = PRIMARY_METRIC
         counts = [_statistics(name, each) for each in judged]
     # Evaluations of an earlier version name no clusters: each example is one.
-    records = [{**second.predictions[key], **first.predictions[key]} for key in keys]
-    clusters = [str(each.get("cluster", key)) for key, each in zip(keys, records, strict=True)]
+    records = [{**second.predictions[key], **first.predictions[key]} for key in common]
+    clusters = [str(each.get("cluster", key)) for key, each in zip(common, records, strict=True)]
+    keys = cluster_keys(clusters)
     old, new = (by_cluster(each, clusters) for each in counts if each is not None)
     of_sums = OF_SUMS[name]
     figures = [float(of_sums(each.sum(axis=0))) for each in (old, new)]
-    drawn = [resampled(of_sums, each, seed=seed, resamples=_RESAMPLES) for each in (old, new)]
+    drawn = [resampled(of_sums, each, keys=keys, resamples=_RESAMPLES) for each in (old, new)]
     differences = drawn[1] - drawn[0]
     low, high = interval(differences)
-    by_chance = swapped_differences(name, old, new, seed=seed, resamples=_RESAMPLES)
+    by_chance = swapped_differences(name, old, new, keys=keys, resamples=_RESAMPLES)
     own = [[row.get(name, 0.0) for row in example_metrics({name: each})] for each in (old, new)]
     row = {
-        "examples": len(keys),
+        "examples": len(common),
         "clusters": len(old),
         "metric": name,
         "first": figures[0],
@@ -280,7 +282,7 @@ def _group(
         "p_value": randomisation_p_value(figures[1] - figures[0], by_chance),
         "p_sign_test": sign_test(own[1], own[0]),
     }
-    return row, differences, by_chance
+    return row, differences, by_chance, keys
 
 
 def _statistics(metric: str, judged: Sequence[Judged]) -> np.ndarray | None:

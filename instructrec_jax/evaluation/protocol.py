@@ -30,6 +30,7 @@ from instructrec_jax.evaluation.metrics import (
 )
 from instructrec_jax.evaluation.significance import (
     by_cluster,
+    cluster_keys,
     intervals,
     mean_intervals,
     paired_difference,
@@ -177,6 +178,7 @@ def evaluate_answers(
     groups = _groups(examples)
     predictions: list[dict[str, Any]] = [{}] * len(examples)
     statistics: dict[tuple[str, str], GroupStatistics] = {}
+    drawn_by: dict[tuple[str, str], np.ndarray] = {}
     for key, chosen in groups.items():
         systems = {name: statistics_of([each[i] for i in chosen]) for name, each in judged.items()}
         model = {**_loss_statistics([answers[i] for i in chosen]), **systems["model"]}
@@ -185,6 +187,7 @@ def evaluate_answers(
                 examples[index], answers[index], judged["model"][index].passed, row
             )
         clusters = [cluster_of(examples[i]) for i in chosen]
+        drawn_by[key] = cluster_keys(clusters)
         statistics[key] = {
             name: {figure: by_cluster(counts, clusters) for figure, counts in each.items()}
             for name, each in {**systems, "model": model}.items()
@@ -195,13 +198,13 @@ def evaluate_answers(
     for (task, holdout), systems in statistics.items():
         tasks.setdefault(task, {})[holdout] = {
             "examples": len(groups[task, holdout]),
-            **_group_figures(systems, primary=primary),
+            **_group_figures(systems, drawn_by[task, holdout], primary=primary),
         }
     figures = {
         "primary_metric": primary,
         "metrics": signatures(),
         "tasks": tasks,
-        "macro": _macro(tasks, statistics),
+        "macro": _macro(tasks, statistics, drawn_by),
         "summary": _summary(tasks),
         "most_frequent_targets": {task: each.to_record() for task, each in frequent.items()},
     }
@@ -287,13 +290,13 @@ def judged_of(prediction: Mapping[str, Any]) -> Judged:
     )
 
 
-def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
+def _group_figures(systems: GroupStatistics, keys: np.ndarray, *, primary: str) -> dict[str, Any]:
     statistics = systems["model"]
     clusters = len(statistics[primary])
     model = group_metrics(statistics)
     floors = {name: group_metrics(each) for name, each in systems.items() if name != "model"}
     differences = {
-        name: paired_difference(primary, statistics[primary], systems[name][primary])
+        name: paired_difference(primary, statistics[primary], systems[name][primary], keys=keys)
         for name in floors
     }
     # The floor that is hardest to be told from: above it means above each of them.
@@ -303,9 +306,9 @@ def _group_figures(systems: GroupStatistics, *, primary: str) -> dict[str, Any]:
     return {
         "clusters": clusters,
         "model": model,
-        "intervals": intervals(statistics),
+        "intervals": intervals(statistics, keys=keys),
         "floors": floors,
-        "floor_intervals": {name: intervals(systems[name]) for name in floors},
+        "floor_intervals": {name: intervals(systems[name], keys=keys) for name in floors},
         "primary_metric": primary,
         "best_floor": best,
         "difference_to_best_floor": asdict(difference),
@@ -327,6 +330,7 @@ def beats_floors(
 def _macro(
     tasks: Mapping[str, Mapping[str, Any]],
     statistics: Mapping[tuple[str, str], GroupStatistics],
+    drawn_by: Mapping[tuple[str, str], np.ndarray],
 ) -> dict[str, Any]:
     """Unweighted means over tasks, for each hold-out; of a metric, over the tasks that have it."""
     macro = {}
@@ -335,17 +339,18 @@ def _macro(
     ):
         groups = [each[holdout] for each in tasks.values() if holdout in each]
         counts = [systems for (_, name), systems in statistics.items() if name == holdout]
+        keys = [each for (_, name), each in drawn_by.items() if name == holdout]
         floors = groups[0]["floors"]
         macro[holdout] = {
             "tasks": len(groups),
             "examples": sum(group["examples"] for group in groups),
             "model": _means([group["model"] for group in groups]),
-            "intervals": mean_intervals([systems["model"] for systems in counts]),
+            "intervals": mean_intervals([systems["model"] for systems in counts], keys),
             "floors": {
                 name: _means([group["floors"][name] for group in groups]) for name in floors
             },
             "floor_intervals": {
-                name: mean_intervals([systems[name] for systems in counts]) for name in floors
+                name: mean_intervals([systems[name] for systems in counts], keys) for name in floors
             },
             "tasks_beating_floors": sum(group["beats_floors"] for group in groups),
             "tasks_beating_floors_few": sum(group["verdict"] == ABOVE_FEW for group in groups),

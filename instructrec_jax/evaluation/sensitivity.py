@@ -38,8 +38,8 @@ from instructrec_jax.evaluation.rewording import (
 from instructrec_jax.evaluation.significance import (
     Difference,
     by_cluster,
+    cluster_keys,
     mean_difference,
-    paired_difference,
 )
 from instructrec_jax.instructions.example import InstructionExample
 from instructrec_jax.instructions.hashing import fraction
@@ -73,6 +73,7 @@ class _Compared:
 
     true: np.ndarray
     changed: np.ndarray
+    keys: np.ndarray
     outputs: Sequence[str]
 
 
@@ -137,6 +138,7 @@ def measure_sensitivity(
             compared.setdefault(task, {})[variant.name] = _Compared(
                 by_cluster(pair[0], clusters),
                 by_cluster(pair[1], clusters),
+                cluster_keys(clusters),
                 [places[place] for place in own],
             )
     return Sensitivity(_figures(compared, primary=primary), records)
@@ -225,13 +227,11 @@ def _row(variant: Variant, compared: Sequence[_Compared], *, primary: str) -> di
     """Figures of one task, or means over several."""
     of_sums = METRIC_BY_NAME[primary].of_sums
     pairs = [(each.true, each.changed) for each in compared]
-    difference = (
-        paired_difference(primary, *pairs[0])
-        if len(pairs) == 1
-        else mean_difference(primary, pairs)
-    )
+    keys = [each.keys for each in compared]
+    difference = mean_difference(primary, pairs, keys)
     outputs = [output for each in compared for output in each.outputs]
-    clusters = sum(len(each.true) for each in compared)
+    # A document that gave examples to several tasks is one.
+    clusters = len(np.unique(np.concatenate(keys)))
     row = {
         "tasks": len(pairs),
         "examples": len(outputs),

@@ -22,6 +22,7 @@ from instructrec_jax.evaluation.sensitivity import TASKS_BY_VERDICT
 from instructrec_jax.evaluation.significance import (
     Difference,
     by_cluster,
+    cluster_keys,
     interval,
     resampled,
 )
@@ -95,8 +96,8 @@ def _variants(
                 tasks.setdefault(record["task"], []).append((record, new[key]))
         rows = [
             row
-            for place, pairs in enumerate(tasks.values())
-            if (row := _drops(pairs, asked, metric=metric, seed=place)) is not None
+            for pairs in tasks.values()
+            if (row := _drops(pairs, asked, metric=metric)) is not None
         ]
         if rows:
             values = np.mean([row[0] for row in rows], axis=0)
@@ -120,12 +121,12 @@ def _drops(
     asked: Mapping[tuple[str, str], Mapping[str, Any]],
     *,
     metric: str,
-    seed: int,
 ) -> tuple[tuple[float, float], np.ndarray] | None:
     """Both drops of a task, and the resampled differences of them; None where it has no figure."""
     of_sums = OF_SUMS[metric]
     examples = [asked[old["id"], old["task"]] for old, _ in pairs]
     clusters = [str(each.get("cluster", each["id"])) for each in examples]
+    keys = cluster_keys(clusters)
     drops, drawn = [], []
     for run in (0, 1):
         counts = [
@@ -141,7 +142,7 @@ def _drops(
             return None
         drops.append(float(of_sums(counts[0].sum(axis=0)) - of_sums(counts[1].sum(axis=0))))
         true, changed = (
-            resampled(of_sums, by_cluster(each, clusters), seed=seed)
+            resampled(of_sums, by_cluster(each, clusters), keys=keys)
             for each in counts
             if each is not None
         )

@@ -2,13 +2,16 @@
 
 Bootstrap (Efron, 1979; paired: Koehn, 2004, "Statistical Significance Tests for Machine Translation
 Evaluation"): examples are drawn with replacement, 1,000 times, and the interval lies between the
-2.5th and 97.5th percentile of the figures. The draws depend on the number of examples alone, so
-they are the same for every system that answered them: differences are paired. With few examples an
-interval is too narrow, with one it is a point; so tests of two systems swap their answers instead.
+2.5th and 97.5th percentile of the figures. How often a draw holds an example follows Poisson's
+distribution of mean 1 (Hanley and MacGibbon, 2006, "Creating non-parametric bootstrap samples using
+Poisson frequencies") and hangs on the example and the draw alone, so it is the same for every
+system that answered it: differences are paired. With few examples an interval is too narrow, with
+one it is a point; so tests of two systems swap their answers instead.
 
 Examples of one document, or one question under several prompts, are right and wrong together. What
 is drawn or swapped is therefore the whole cluster of them (`by_cluster`; Field and Welsh, 2007,
-"Bootstrapping Clustered Data"). Tasks are drawn apart from each other.
+"Bootstrapping Clustered Data"). A document that gave examples to several tasks is drawn or swapped
+in all of them at once: means over these tasks are no surer than the documents make them.
 """
 
 import math
@@ -18,11 +21,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from instructrec_jax.evaluation.metrics import OF_SUMS
+from instructrec_jax.instructions import hashing
 
 RESAMPLES = 1_000
 COVERAGE = 0.95
 # Numbers of draws times examples that are held at once.
 _CHUNK = 4_000_000
+# How often a draw holds a cluster, by 16 random bits: Poisson's distribution of mean 1.
+_TIMES = np.searchsorted(
+    np.cumsum([math.exp(-1) / math.factorial(times) for times in range(9)]),
+    (np.arange(65_536) + 0.5) / 65_536,
+).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -46,22 +55,28 @@ def by_cluster(statistics: np.ndarray, clusters: Sequence[str]) -> np.ndarray:
     return sums
 
 
+def cluster_keys(clusters: Sequence[str]) -> np.ndarray:
+    """What the draws of each cluster hang on, uint64 [clusters], in the order of `by_cluster`."""
+    return np.array([int(hashing.digest(name), 16) for name in sorted(set(clusters))], np.uint64)
+
+
 def resampled(
     of_sums: Callable[[np.ndarray], np.ndarray],
     statistics: np.ndarray,
     *,
-    seed: int = 0,
+    keys: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> np.ndarray:
     """A metric's figure of each draw, float64 [resamples].
 
-    `statistics` and `of_sums` are those of the metric, float64 [examples, counts]; the other
-    systems' figures on the same examples come from the same draws.
+    `statistics` and `of_sums` are those of the metric, float64 [clusters, counts], `keys` the
+    clusters' (None: their places); other figures of the same clusters come from the same draws.
     """
-    figures = [
-        of_sums(times @ statistics)
-        for times in _draws(len(statistics), seed=seed, resamples=resamples)
-    ]
+    figures = []
+    for bits in _random_bits(_known(keys, statistics), resamples):
+        times = _TIMES[bits >> np.uint64(48)]
+        times[~times.any(axis=1)] = 1.0  # An empty draw has no figure: all, once each.
+        figures.append(of_sums(times @ statistics))
     return np.concatenate(figures)
 
 
@@ -76,44 +91,48 @@ def interval(figures: np.ndarray) -> tuple[float, float]:
 
 
 def paired_difference(
-    metric: str, first: np.ndarray, second: np.ndarray, *, seed: int = 0
+    metric: str, first: np.ndarray, second: np.ndarray, *, keys: np.ndarray | None = None
 ) -> Difference:
-    """Figure of the `first` statistics minus that of the `second`, both [examples, counts]."""
+    """Figure of the `first` statistics minus that of the `second`, both [clusters, counts]."""
     entry = OF_SUMS[metric]
     value = entry(first.sum(axis=0)) - entry(second.sum(axis=0))
-    low, high = interval(resampled(entry, first, seed=seed) - resampled(entry, second, seed=seed))
+    low, high = interval(resampled(entry, first, keys=keys) - resampled(entry, second, keys=keys))
     return Difference(value=float(value), low=low, high=high)
 
 
 def mean_difference(
-    metric: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, seed: int = 0
+    metric: str, pairs: Sequence[tuple[np.ndarray, np.ndarray]], keys: Sequence[np.ndarray]
 ) -> Difference:
-    """Mean over tasks of their paired differences; the examples of each task are drawn apart."""
+    """Mean over tasks of their paired differences; `keys` are those of each task's clusters."""
     entry = OF_SUMS[metric]
     values = [entry(a.sum(axis=0)) - entry(b.sum(axis=0)) for a, b in pairs]
     drawn = [
-        resampled(entry, a, seed=seed + place) - resampled(entry, b, seed=seed + place)
-        for place, (a, b) in enumerate(pairs)
+        resampled(entry, a, keys=own) - resampled(entry, b, keys=own)
+        for (a, b), own in zip(pairs, keys, strict=True)
     ]
     low, high = interval(np.mean(drawn, axis=0))
     return Difference(value=float(np.mean(values)), low=low, high=high)
 
 
-def intervals(statistics: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+def intervals(
+    statistics: Mapping[str, np.ndarray], *, keys: np.ndarray | None = None
+) -> dict[str, list[float]]:
     """{metric name: [low, high]} of one group of examples."""
     return {
-        name: list(interval(resampled(OF_SUMS[name], counts)))
+        name: list(interval(resampled(OF_SUMS[name], counts, keys=keys)))
         for name, counts in statistics.items()
     }
 
 
-def mean_intervals(groups: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+def mean_intervals(
+    groups: Sequence[Mapping[str, np.ndarray]], keys: Sequence[np.ndarray]
+) -> dict[str, list[float]]:
     """{metric name: [low, high]} of the unweighted means over the groups that have the metric."""
     found = {}
     for name in dict.fromkeys(name for group in groups for name in group):
         drawn = [
-            resampled(OF_SUMS[name], group[name], seed=place)
-            for place, group in enumerate(groups)
+            resampled(OF_SUMS[name], group[name], keys=own)
+            for group, own in zip(groups, keys, strict=True)
             if name in group
         ]
         found[name] = list(interval(np.mean(drawn, axis=0)))
@@ -137,7 +156,7 @@ def swapped_differences(
     first: np.ndarray,
     second: np.ndarray,
     *,
-    seed: int = 0,
+    keys: np.ndarray | None = None,
     resamples: int = RESAMPLES,
 ) -> np.ndarray:
     """Differences, float64 [resamples], if it were chance which system gave which answer.
@@ -149,14 +168,11 @@ def swapped_differences(
     """
     of_sums = OF_SUMS[metric]
     change = second - first
-    change = change[np.any(change != 0, axis=1)]
+    differs = np.any(change != 0, axis=1)
     totals = first.sum(axis=0), second.sum(axis=0)
-    generator = np.random.Generator(np.random.Philox(seed))
-    rows = max(1, _CHUNK // max(len(change), 1))
     found = []
-    for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        moved = generator.integers(0, 2, (count, len(change)), np.int8).astype(np.float64) @ change
+    for bits in _random_bits(_known(keys, first)[differs], resamples):
+        moved = (bits >> np.uint64(63)).astype(np.float64) @ change[differs]
         found.append(of_sums(totals[1] - moved) - of_sums(totals[0] + moved))
     return np.concatenate(found)
 
@@ -203,13 +219,22 @@ def corrected_p_values(differences: Sequence[float], swapped: Sequence[np.ndarra
     return p_values
 
 
-def _draws(examples: int, *, seed: int, resamples: int) -> Iterator[np.ndarray]:
-    """How often each example was drawn, float64 [some of the resamples, examples]."""
-    generator = np.random.Generator(np.random.Philox(seed))
-    rows = max(1, _CHUNK // max(examples, 1))
+def _known(keys: np.ndarray | None, statistics: np.ndarray) -> np.ndarray:
+    return np.arange(len(statistics), dtype=np.uint64) if keys is None else keys
+
+
+def _random_bits(keys: np.ndarray, resamples: int) -> Iterator[np.ndarray]:
+    """64 random bits of each key in each draw, uint64 [some of the resamples, keys].
+
+    The finaliser of SplitMix64 (Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number
+    generators") of the key and the draw's number: no draw hangs on what else is drawn.
+    """
+    rows = max(1, _CHUNK // max(len(keys), 1))
     for start in range(0, resamples, rows):
-        count = min(rows, resamples - start)
-        drawn = generator.integers(0, examples, (count, examples))
-        drawn += np.arange(count)[:, None] * examples
-        times = np.bincount(drawn.ravel(), minlength=count * examples)
-        yield times.reshape(count, examples).astype(np.float64)
+        numbers = np.arange(start + 1, min(start + rows, resamples) + 1, dtype=np.uint64)
+        bits = keys + numbers[:, None] * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            bits ^= bits >> np.uint64(shift)
+            bits *= np.uint64(factor)
+        bits ^= bits >> np.uint64(31)
+        yield bits

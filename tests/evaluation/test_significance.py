@@ -6,6 +6,7 @@ import pytest
 from instructrec_jax.evaluation.metrics import OF_SUMS, Judged, group_metrics, statistics_of
 from instructrec_jax.evaluation.significance import (
     by_cluster,
+    cluster_keys,
     corrected_p_values,
     interval,
     intervals,
@@ -68,11 +69,14 @@ def test_intervals_of_a_share_are_those_of_the_binomial_distribution():
     low, high = intervals({"exact_match": counts})["exact_match"]
     # 0.3 -+ 1.96 * sqrt(0.3 * 0.7 / 100)
     assert (low, high) == pytest.approx((0.21, 0.39), abs=0.011)
-    # A mean over four such tasks is twice as sure.
-    narrow = mean_intervals([{"exact_match": counts}] * 4)["exact_match"]
+    # A mean over four such tasks is twice as sure; not where they are of the same documents.
+    own = [cluster_keys([f"{task} {i:02}" for i in range(100)]) for task in range(4)]
+    narrow = mean_intervals([{"exact_match": counts}] * 4, own)["exact_match"]
     assert narrow == pytest.approx((0.255, 0.345), abs=0.007)
+    same = mean_intervals([{"exact_match": counts}] * 4, own[:1] * 4)["exact_match"]
+    assert same == pytest.approx((0.21, 0.39), abs=0.011)
     worse = counts * [0.5, 1]
-    mean = mean_difference("exact_match", [(counts, worse)] * 4)
+    mean = mean_difference("exact_match", [(counts, worse)] * 4, own)
     assert mean.value == pytest.approx(0.15)
     assert 0 < mean.low < mean.value < mean.high
 
@@ -124,15 +128,18 @@ def test_systems_that_are_alike_differ_as_often_as_the_level_says():
         right = [np.repeat(random.integers(0, 2, 30), 10) for _ in range(2)]
         first, second = (np.stack([each, np.ones(300)], axis=1).astype(float) for each in right)
         units = {"examples": (first, second)}
+        keys = cluster_keys([f"{trial} {place}" for place in range(300)])
         units["clusters"] = tuple(by_cluster(each, clusters) for each in (first, second))
         for name, (old, new) in units.items():
             draws = [
-                resampled(OF_SUMS["exact_match"], each, seed=trial, resamples=300)
+                resampled(OF_SUMS["exact_match"], each, keys=keys[: len(each)], resamples=300)
                 for each in (old, new)
             ]
             low, high = interval(draws[1] - draws[0])
             outside[name] += not low <= 0 <= high
-        swapped = swapped_differences("exact_match", *units["clusters"], resamples=300)
+        swapped = swapped_differences(
+            "exact_match", *units["clusters"], keys=keys[:30], resamples=300
+        )
         value = float(right[1].mean() - right[0].mean())
         found += randomisation_p_value(value, swapped) < 0.05
     assert outside["examples"] > 60  # Four in ten: what drawing them apart would say.
@@ -152,12 +159,15 @@ def test_a_difference_is_shown_among_any_number_and_chance_is_not():
     pairs[78] = (pairs[77][0],) * 2
     values = [float(new[:, 0].mean() - old[:, 0].mean()) for old, new in pairs]
     swapped = [
-        swapped_differences("exact_match", *each, seed=place) for place, each in enumerate(pairs)
+        swapped_differences(
+            "exact_match", *each, keys=cluster_keys([f"{place} {i}" for i in range(30)])
+        )
+        for place, each in enumerate(pairs)
     ]
     p_values = [randomisation_p_value(*each) for each in zip(values, swapped, strict=True)]
     corrected = corrected_p_values(values, swapped)
     assert corrected[77] < 0.05 < 600 * p_values[77]
-    assert sum(p < 0.05 for p in p_values) > 10
+    assert sum(p < 0.05 for p in p_values) > 5
     assert [place for place, p in enumerate(corrected) if p < 0.05] == [77]
     assert corrected[78] == 1.0
     assert all(new >= old for new, old in zip(corrected, p_values, strict=True))
