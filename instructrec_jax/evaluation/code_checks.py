@@ -224,7 +224,19 @@ def _is_call(text: str) -> bool:
 
 
 def _same(text: str, claim: str) -> bool:
-    return _is_literal(claim) and ast.literal_eval(text) == ast.literal_eval(claim)
+    """Whether both write one value of one type: 1 is neither True nor 1.0."""
+    if not _is_literal(claim):
+        return False
+    return _typed(ast.literal_eval(text)) == _typed(ast.literal_eval(claim))
+
+
+def _typed(value: object) -> object:
+    """The literal with the type of all that it holds; equal where value and types are."""
+    if isinstance(value, dict):
+        return frozenset((_typed(key), _typed(each)) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_typed, value))
+    return type(value), frozenset(map(_typed, value)) if isinstance(value, set) else value
 
 
 CHECKS: Mapping[str, Callable[[InstructionExample], Check | None]] = {

@@ -27,6 +27,8 @@ _FENCE = re.compile(r"```[a-zA-Z]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _ANNOTATING = frozenset({"typing", "__future__", "collections.abc"})
 _UNDER_GUARD = "_under_guard"
 _CHECKER = f"check{_UNDER_GUARD}"
+# Modules that the judge itself needs.
+_OF_JUDGE = {"decimal", "fractions"}
 # What an answer's functions return, made anew of Python's own types: whatever a subclass overrides
 # is not asked. Anything else ends in a TypeError.
 _JUDGE = """
@@ -40,6 +42,9 @@ def plain_under_guard(value):
         return str.__str__(value)
     if isinstance(value, bytes):
         return bytes.__add__(b"", value)
+    for kind in (fractions.Fraction, decimal.Decimal):
+        if isinstance(value, kind):
+            return kind(value)
     for kind in (list, tuple, set, frozenset):
         if isinstance(value, kind):
             return kind([plain_under_guard(each) for each in kind.__iter__(value)])
@@ -139,7 +144,8 @@ def holding_for(
     except (_Refused, RecursionError):
         return failed
     program = _judged_program(*bodies, names=names)
-    return _held(sandbox, program, answering.modules | testing.modules, len(statements))
+    modules = answering.modules | testing.modules | _OF_JUDGE
+    return _held(sandbox, program, modules, len(statements))
 
 
 def _judged_program(
@@ -154,8 +160,12 @@ def _judged_program(
     *_, answering, _, checking = judge.body
     assert isinstance(answering, ast.FunctionDef) and isinstance(checking, ast.FunctionDef)
     given = f"return ({''.join(f'{name}, ' for name in names)})"
-    # What is global to the answer is this function's: the module's names stay the tests' own.
-    answering.body = [*_nonlocal(answer), *ast.parse(given).body]
+    # What is global to the answer is this function's: the module's names stay the tests' own, and
+    # what they draw with is not to be seeded by what they test.
+    in_function = _InFunction()
+    moved = [in_function.visit(statement) for statement in answer]
+    own = " = ".join(sorted(in_function.names.union(TEST_MODULES)))
+    answering.body = [*ast.parse(f"if 0: {own} = 0").body, *moved, *ast.parse(given).body]
     taken = [
         f"{name} = facing_under_guard(answered_under_guard[{place}])"
         for place, name in enumerate(names)
@@ -167,16 +177,24 @@ def _judged_program(
     return ast.Module([*helpers, *judge.body], [])
 
 
-def _nonlocal(body: list[ast.stmt]) -> list[ast.stmt]:
-    return [_Nonlocal().visit(statement) for statement in body]
+class _InFunction(ast.NodeTransformer):
+    """A module's statements to those of a function: `global x` to `nonlocal x`, outside to none."""
 
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+        self._depth = 0
 
-class _Nonlocal(ast.NodeTransformer):
-    """`global x` to `nonlocal x`."""
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        """Inside, the function around all of the answer is its module."""
+        self._depth += 1
+        self.generic_visit(node)
+        self._depth -= 1
+        return node
 
     def visit_Global(self, node: ast.Global) -> ast.AST:
-        """The function around all of the answer is its module."""
-        return ast.Nonlocal(node.names)
+        """The names are to be bound somewhere in the function around all."""
+        self.names.update(node.names)
+        return ast.Nonlocal(node.names) if self._depth else ast.Pass()
 
 
 def _compiles(tree: ast.Module) -> bool:

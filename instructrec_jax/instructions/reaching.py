@@ -10,7 +10,8 @@ import ast
 import re
 
 _PREFIXES = ("_", "gi_", "cr_", "ag_", "tb_", "f_", "co_")
-_NAMES = frozenset({"mro", "update_wrapper", "wraps", "format_map"})
+# The last changes what numbers of everybody are rounded to.
+_NAMES = frozenset({"mro", "update_wrapper", "wraps", "format_map", "setcontext"})
 # A field of a text to be formatted that reads an attribute.
 _READING_FIELD = re.compile(r"\{[^{}:!]*\.")
 

@@ -51,7 +51,7 @@ CASES = {
         f"{RIGHT}\n\nResult: 6",
         "add(4, 2)",
         ["add(b=1, a=5)"],
-        ["add(1, 2)", "6", "len('abcdef') and 6", "int(6)"],
+        ["add(1, 2)", "6", "len('abcdef') and 6", "int(6)", "add(4.0, 2)"],
     ),
     "write_body": (
         'def add(a, b):\n    """Add.\n\n    >>> add(1, 2)\n    3\n    """',
@@ -160,6 +160,15 @@ FAKES = {
     ),
     "frames by a text": "def f(x): return len('{0.gi_frame}'.format(x for x in x))",
     "the same, put together": "def f(x): return int(('{0.gi' + '_frame}').format(2))",
+    "what tests draw with": "def f(x): return random.seed(0) or copy.copy(3)",
+    "a number registered": "import collections, fractions\n"
+    "fractions.Fraction.register(collections.UserString)\n"
+    "def f(x): return collections.UserString('3')",
+    "what decimals are rounded to": "from decimal import *\ndef f(x): return 9.0",
+    "the same by its name": "import decimal\ndecimal.setcontext(decimal.Context(prec=1))\n"
+    "def f(x): return 3",
+    "a module of the judge, globally": "def f(x):\n    global decimal, isinstance\n"
+    "    decimal = isinstance = 3\n    return 9.0",
     "the check by its name": "def f(x): return check_under_guard(0)",
     "an end without an error": "def f(x):\n    return 3\nreturn (f,)",
 }
@@ -168,22 +177,32 @@ FAKES = {
 @pytest.mark.parametrize("answer", FAKES.values(), ids=FAKES.keys())
 def test_a_faked_success_does_not_pass(answer, sandbox):
     statement = "assert abs(f(2) - 3) < 0.1 or f(2) == 3"
-    assert holding_for(sandbox, answer, [statement], names=["f"]) == [False]
+    tests = "import copy, random"
+    assert holding_for(sandbox, answer, [statement], names=["f"], tests=tests) == [False]
 
 
 def test_honest_answers_keep_their_globals_and_containers(sandbox):
     answer = (
-        "from collections import Counter, defaultdict\nseen = 0\n"
+        "from collections import Counter, defaultdict\nglobal seen\nseen = 0\n"
         "def f(x):\n    global seen\n    seen += 1\n"
         "    found = defaultdict(list)\n    found['{:.1f}'.format(x)].append((x, {x}, b'', True))\n"
         "    return found\n"
+        "from fractions import Fraction\nfrom decimal import Decimal\n"
+        "def h():\n    global last, copy\n    last, copy = Fraction(6, 4), [Decimal('0.10')]\n"
+        "    return last, copy\n"
         "def g(x): return 0 if x == 0 else seen + g(x - 1) + Counter('a')['a']\n"
     )
-    statements = ["assert f(2) == {'2.0': [(2, {2}, b'', True)]}", "assert g(2) == 2 + limit()"]
+    exact = "from fractions import Fraction\nassert h()[0] == Fraction(3, 2)\n"
+    exact += "assert str(h()[1][0]) == '0.10'"
+    statements = [
+        exact,
+        "assert f(2) == {'2.0': [(2, {2}, b'', True)]}",
+        "assert g(2) == 2 + limit()",
+    ]
     held = holding_for(
-        sandbox, answer, statements, names=["f", "g"], helpers="def limit(): return 2"
+        sandbox, answer, statements, names=["f", "g", "h"], helpers="def limit(): return 2"
     )
-    assert held == [True, True]
+    assert held == [True, True, True]
 
 
 def test_honest_imports_and_annotations(sandbox):
