@@ -143,7 +143,7 @@ def main() -> None:
                 assemble=assemble,
             )
         # After the model: a mistyped checkpoint must not empty a file of earlier answers.
-        output, records, done = _destination(files, records, settings, command.shard, tell)
+        output, records, done = _destination(files, records, settings, command, tell)
         left = None if total is None else total - done
         with Progress(tell, left) if first else contextlib.nullcontext(_nothing) as progress:
             summary = _answer_all(records, answer, output, command, progress)
@@ -223,7 +223,7 @@ def _destination(
     files: contextlib.ExitStack,
     records: Iterable[Prompt | BrokenLine],
     settings: dict[str, Any],
-    shard: Shard,
+    command: Command,
     tell: Callable[[str], None],
 ) -> tuple[IO[bytes], Iterable[Prompt | BrokenLine], int]:
     """Where answers go, the records that have none yet, and how many have.
@@ -235,7 +235,7 @@ def _destination(
     output, done, problem = cast(IO[bytes], io.BytesIO()), 0, None
     if jax.process_index() == 0:
         try:
-            output, done = _opened(files, remaining, settings, shard)
+            output, done, remaining = _opened(files, remaining, settings, command)
         except UserError as error:
             problem, done = error, -1
     if processes.DISTRIBUTED.value:
@@ -248,7 +248,8 @@ def _destination(
         output = files.enter_context(_nowhere())
         next(itertools.islice(remaining, done, done), None)
     elif done:
-        tell(f"going on after the {done} lines that {shard.path(Path(flags.OUTPUT.value))} has")
+        path = command.shard.path(Path(flags.OUTPUT.value))
+        tell(f"going on after {done} lines that {path} has")
     return output, remaining, done
 
 
@@ -256,28 +257,41 @@ def _opened(
     files: contextlib.ExitStack,
     records: Iterator[Prompt | BrokenLine],
     settings: dict[str, Any],
-    shard: Shard,
-) -> tuple[IO[bytes], int]:
-    """Where answers go, and how many are there, whose records are taken from `records`."""
+    command: Command,
+) -> tuple[IO[bytes], int, Iterator[Prompt | BrokenLine]]:
+    """Where answers go, how many are there to stay, and the records that are to be answered.
+
+    A window that is there in part is answered again: with the same neighbours, in the same shapes,
+    it gets the same last digits.
+    """
     if flags.OUTPUT.value == "-":
-        return sys.stdout.buffer, 0
+        return sys.stdout.buffer, 0, records
     whole, overwrite = Path(flags.OUTPUT.value), bool(flags.OVERWRITE.value)
-    path = shard.path(whole)
-    check_neighbours(whole, shard)
+    path = command.shard.path(whole)
+    check_neighbours(whole, command.shard)
     if path != whole and whole.exists() and not overwrite:
         check_settings(whole, settings)
-    file, done, last_id = open_output(path, settings, overwrite=overwrite)
+    window_lines = WINDOW_BATCHES * command.batch_size
+    file, written = open_output(path, settings, overwrite=overwrite, window_lines=window_lines)
     output = files.enter_context(file)
-    if done:
-        skipped = list(itertools.islice(records, done - 1, done))
-        if not skipped or skipped[0].id != last_id:
-            what = f"id {skipped[0].id!r}" if skipped else "no such line"
-            raise DataError(
-                f"--output={path} ends with the answer to id {last_id!r}, and line "
-                f"{shard.line(done)} of the input has {what}: the input has changed; --overwrite "
-                "starts over"
-            )
-    return output, done
+    if not written.lines:
+        return output, 0, records
+    kept = (written.lines - 1) // window_lines * window_lines
+    next(itertools.islice(records, kept, kept), None)
+    begun = list(itertools.islice(records, written.lines - kept))
+    if len(begun) < written.lines - kept or begun[-1].id != written.last_id:
+        what = "no such line" if len(begun) < written.lines - kept else f"id {begun[-1].id!r}"
+        raise DataError(
+            f"--output={path} ends with the answer to id {written.last_id!r}, and line "
+            f"{command.shard.line(written.lines)} of the input has {what}: the input has changed; "
+            "--overwrite starts over"
+        )
+    following = list(itertools.islice(records, 1))
+    cut = written.bytes_of_windows
+    if not following or len(begun) == window_lines or cut is None:
+        return output, written.lines, itertools.chain(following, records)
+    file.truncate(cut)
+    return output, kept, itertools.chain(begun, following, records)
 
 
 def _nowhere() -> IO[bytes]:

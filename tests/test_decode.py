@@ -451,7 +451,7 @@ def test_an_output_goes_on_only_with_the_same_settings_and_input(checkpoint, tmp
     assert whole.count(b"\n") == 3
     target.write_bytes(whole[: whole.index(b"\n") + 9])
     run_main(checkpoint, **arguments, batch_size=2)
-    assert "going on after the 1 lines" in capsys.readouterr().err
+    assert "going on after 1 lines" in capsys.readouterr().err
     assert [json.loads(line)["output_tokens"] for line in target.read_bytes().splitlines()] == [
         json.loads(line)["output_tokens"] for line in whole.splitlines()
     ]

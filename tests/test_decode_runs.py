@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_without_a_line_lost_or_repeated(run, questions, wh
     # Another batch size changes nothing.
     code, _, words = finished(program(run, *command, "--batch_size=16"))
     assert code == 0, words
-    assert f"going on after the {done} lines" in words
+    assert f"going on after {done} lines" in words
     assert same(answers_of(output), whole)
     assert [record["id"] for record in whole] == [f"q{n}" if n != 7 else "8" for n in range(LINES)]
     assert "error" in whole[7]

@@ -4,8 +4,9 @@
     answers.jsonl.state   the settings that the answers were made with
 
 Every line of input gives one line of output, so the whole lines that are there tell how far a run
-has come. A last line without its end is cut off. Other settings are refused, for the file would
-hold answers of two kinds.
+has come. A last line without its end is cut off, and so are answers of a window (decode.py) that
+was not whole: answered again with all of it, they are the same to the last digit. Other settings
+are refused, for the file would hold answers of two kinds.
 """
 
 import contextlib
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,14 +22,28 @@ from instructrec_jax.errors import ConfigError, DataError
 
 # In the settings of a shard that is whole: the number of lines of the whole input.
 FINISHED = "finished_lines"
+# The lines of a window; not of answers, which is why another number is not refused.
+WINDOW = "window_lines"
 # The setting that says what a file of questions held.
 INPUT_DIGEST = "input_sha256"
 
 
+@dataclass(frozen=True)
+class Written:
+    """What a file of answers has.
+
+    `bytes_of_windows` are those of whole windows; None where it was written in others.
+    """
+
+    lines: int = 0
+    last_id: str | int | None = None
+    bytes_of_windows: int | None = None
+
+
 def open_output(
-    path: Path, settings: Mapping[str, Any], *, overwrite: bool
-) -> tuple[IO[bytes], int, str | int | None]:
-    """The file to append to, the number of lines that it has, and the id of its last line.
+    path: Path, settings: Mapping[str, Any], *, overwrite: bool, window_lines: int
+) -> tuple[IO[bytes], Written]:
+    """The file to append to, and what it has.
 
     ConfigError: it cannot be written, is being written by another process, or holds answers that
     were made with other settings. DataError: answers to what the input held before.
@@ -39,17 +55,17 @@ def open_output(
         with contextlib.ExitStack() as unless_it_fails:
             file = unless_it_fails.enter_context(open(path, "ab"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            count, last = 0, None
+            written = Written()
             if path.stat().st_size > 0 and not overwrite:
                 check_settings(path, asked)
-                count, last = _whole_lines(path)
+                written = _whole_lines(path, window_lines)
             else:
                 if path.is_file():
                     # Before the new settings: old answers must never stand beside them.
                     file.truncate(0)
-                write_state(path, asked)
+                write_state(path, {**asked, WINDOW: window_lines})
             unless_it_fails.pop_all()
-            return file, count, last
+            return file, written
     except BlockingIOError:
         raise ConfigError(f"--output={path}: another process is writing it") from None
     except OSError as error:
@@ -59,7 +75,8 @@ def open_output(
 def check_settings(path: Path, asked: Mapping[str, Any]) -> None:
     """ConfigError: answers that were made with other settings, or with nobody knows which."""
     made_with = read_state(path)
-    made_with.pop(FINISHED, None)
+    for name in (FINISHED, WINDOW):
+        made_with.pop(name, None)
     names = {*made_with, *asked}
     other = sorted(name for name in names if made_with.get(name) != asked.get(name))
     if other == [INPUT_DIGEST]:
@@ -75,19 +92,21 @@ def check_settings(path: Path, asked: Mapping[str, Any]) -> None:
         )
 
 
-def _whole_lines(path: Path) -> tuple[int, str | int | None]:
-    """The number of whole lines, after what follows them is cut off, and the id of the last."""
-    count = end = 0
+def _whole_lines(path: Path, window_lines: int) -> Written:
+    """The whole lines, after what follows them is cut off."""
+    count = end = windows = 0
     last = b""
     with open(path, "r+b") as file:
         for line in file:
             if line.endswith(b"\n"):
                 count, end, last = count + 1, end + len(line), line
+                windows = windows if count % window_lines else end
         file.truncate(end)
     if not count:
-        return 0, None
+        return Written()
     try:
-        return count, json.loads(last)["id"]
+        same = read_state(path).get(WINDOW) == window_lines
+        return Written(count, json.loads(last)["id"], windows if same else None)
     except (ValueError, TypeError, KeyError):
         raise DataError(f"{path} line {count} is no answer; --overwrite starts it over") from None
 

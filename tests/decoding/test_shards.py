@@ -74,7 +74,7 @@ def test_shards_joined_are_the_answers_of_one_process(answer, capfd):
     output.unlink()
     assert answer(0, 3).read_bytes() == whole
     assert answer().read_bytes() == whole
-    assert "going on after the 150 lines" in capfd.readouterr().err
+    assert "going on after 150 lines" in capfd.readouterr().err
 
 
 def test_a_killed_shard_goes_on(answer, monkeypatch):
@@ -93,6 +93,26 @@ def test_a_killed_shard_goes_on(answer, monkeypatch):
             answer(1, 2)
     output = answer(1, 2)
     assert output.read_bytes() == whole
+
+
+def test_a_window_that_was_not_whole_is_answered_again_with_its_neighbours(answer, monkeypatch):
+    output = answer()
+    whole = output.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    asked = []
+
+    def counted(params, config, tokenizer, texts, **options):
+        asked.append(len(texts))
+        return echo(params, config, tokenizer, texts, **options)
+
+    monkeypatch.setattr(answering, "generate_several", counted)
+    # Windows of 32 lines; in other windows than before, whatever is there stays.
+    for written, batch_size, sizes in ((40, 1, [32, 32, 32, 22]), (64, 1, [32] * 2 + [22]),
+                                       (40, 2, [64, 46]), (LINES, 1, [])):  # fmt: skip
+        asked.clear()
+        output.write_bytes(b"".join(lines[:written]))
+        assert answer(batch_size=batch_size).read_bytes() == whole
+        assert asked == sizes
 
 
 def test_what_does_not_belong_together_is_refused(answer, tmp_path):
