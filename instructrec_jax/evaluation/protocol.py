@@ -164,14 +164,7 @@ def evaluate_answers(
     """
     if not examples or len(examples) != len(answers):
         raise ValueError(f"{len(examples)} examples and {len(answers)} answers")
-    outputs = {
-        "model": [answer.output for answer in answers],
-        **{
-            floor.name: [floor.answer(example, frequent) for example in examples]
-            for floor in FLOORS
-            if floor.answer is not None
-        },
-    }
+    outputs = {"model": [answer.output for answer in answers], **_floors(examples, frequent)}
     if untrained is not None:
         outputs[UNTRAINED.name] = list(untrained)
     judged = {name: _judged(examples, texts, passes) for name, texts in outputs.items()}
@@ -221,6 +214,16 @@ def _groups(examples: Sequence[InstructionExample]) -> dict[tuple[str, str], lis
     for index, example in enumerate(examples):
         groups.setdefault((example.task, holdout_name(example)), []).append(index)
     return dict(sorted(groups.items(), key=lambda group: (group[0][0], holdout_order(group[0][1]))))
+
+
+def _floors(
+    examples: Sequence[InstructionExample], frequent: Mapping[str, FrequentTarget]
+) -> dict[str, list[str]]:
+    return {
+        floor.name: [floor.answer(example, frequent) for example in examples]
+        for floor in FLOORS
+        if floor.answer is not None
+    }
 
 
 def _judged(

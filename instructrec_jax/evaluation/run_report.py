@@ -28,28 +28,7 @@ def training_cards(run: RunLog | None) -> list[dict[str, str]]:
     """The figures on top; none without a run."""
     if run is None:
         return []
-    cards = []
-    validation = series(run.validation, "loss_per_token")
-    training = series(run.train, "loss_per_token")
-    if validation:
-        step, loss = validation[-1]
-        cards.append(
-            {
-                "label": "Validation loss",
-                "value": loss_text(loss),
-                "unit": "nats / token",
-                "note": f"perplexity {math.exp(min(loss, 50)):,.1f} at step {step:,.0f}",
-            }
-        )
-    elif training:
-        cards.append(
-            {
-                "label": "Training loss",
-                "value": loss_text(training[-1][1]),
-                "unit": "nats / token",
-                "note": f"at step {training[-1][0]:,.0f}",
-            }
-        )
+    cards = _loss_cards(run)
     throughput = [value for _, value in series(run.train, "tokens_per_second")]
     if throughput:
         rows = [value for _, value in series(run.train, "sequences_per_second")]
@@ -96,6 +75,33 @@ def training_cards(run: RunLog | None) -> list[dict[str, str]]:
                 "value": f"{run.train[-1].get('step', 0):,}",
                 "unit": "steps",
                 "note": f"{duration(total)} in all" if total else "",
+            }
+        )
+    return cards
+
+
+def _loss_cards(run: RunLog) -> list[dict[str, str]]:
+    """The last loss, of validation where there is one."""
+    cards = []
+    validation = series(run.validation, "loss_per_token")
+    training = series(run.train, "loss_per_token")
+    if validation:
+        step, loss = validation[-1]
+        cards.append(
+            {
+                "label": "Validation loss",
+                "value": loss_text(loss),
+                "unit": "nats / token",
+                "note": f"perplexity {math.exp(min(loss, 50)):,.1f} at step {step:,.0f}",
+            }
+        )
+    elif training:
+        cards.append(
+            {
+                "label": "Training loss",
+                "value": loss_text(training[-1][1]),
+                "unit": "nats / token",
+                "note": f"at step {training[-1][0]:,.0f}",
             }
         )
     return cards

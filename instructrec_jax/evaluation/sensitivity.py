@@ -128,20 +128,33 @@ def measure_sensitivity(
         ]
         for task in sorted({examples[place].task for place in places}):
             own = [place for place in places if examples[place].task == task]
-            pair = [
-                _statistics([examples[p] for p in own], texts, primary, passes)
-                for texts in ([outputs[p] for p in own], [places[p] for p in own])
-            ]
-            if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
-                continue
-            clusters = [cluster_of(examples[place]) for place in own]
-            compared.setdefault(task, {})[variant.name] = _Compared(
-                by_cluster(pair[0], clusters),
-                by_cluster(pair[1], clusters),
-                cluster_keys(clusters),
-                [places[place] for place in own],
-            )
+            texts = [outputs[place] for place in own], [places[place] for place in own]
+            asked = [examples[place] for place in own]
+            found = _compared(asked, *texts, primary=primary, passes=passes)
+            if found is not None:
+                compared.setdefault(task, {})[variant.name] = found
     return Sensitivity(_figures(compared, primary=primary), records)
+
+
+def _compared(
+    examples: Sequence[InstructionExample],
+    true: Sequence[str],
+    changed: Sequence[str],
+    *,
+    primary: str,
+    passes: Passes,
+) -> _Compared | None:
+    """Of one task's answers under the true and a changed instruction; None without a figure."""
+    pair = [_statistics(examples, texts, primary, passes) for texts in (true, changed)]
+    if pair[0] is None or pair[1] is None or pair[0].shape != pair[1].shape:
+        return None
+    clusters = [cluster_of(example) for example in examples]
+    return _Compared(
+        by_cluster(pair[0], clusters),
+        by_cluster(pair[1], clusters),
+        cluster_keys(clusters),
+        changed,
+    )
 
 
 def _chosen(examples: Sequence[InstructionExample], most: int) -> list[int]:
