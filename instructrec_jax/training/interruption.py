@@ -30,6 +30,18 @@ class _Interrupted(KeyboardInterrupt):
     """
 
 
+def _swallowed_in(frame: FrameType | None) -> bool:
+    """Whether Python drops what is raised there, with a traceback: in JAX's hook to the collector.
+
+    The thread ends the program then.
+    """
+    while frame is not None:
+        if frame.f_code.co_name == "_xla_gc_callback":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class StopRequest:
     """Whether this process was asked to stop. All processes of a run learn of it through a step."""
 
@@ -61,10 +73,10 @@ class StopRequest:
                 signal.signal(number, handler)
             os.close(mouth)
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number).name
         # Once: a key press that comes twice must not disturb the way out.
-        if not self.has_state and not self._interrupted:
+        if not self.has_state and not self._interrupted and not _swallowed_in(frame):
             self._interrupted = True
             raise _Interrupted
 

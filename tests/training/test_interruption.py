@@ -70,3 +70,16 @@ def test_what_a_signal_interrupts_is_not_taken_for_damage():
             raise CheckpointError("damaged") from error
         finally:
             stop.has_state = True  # or the thread ends these tests
+
+
+def test_nothing_is_raised_where_python_would_drop_it(monkeypatch):
+    stop = StopRequest()
+    monkeypatch.setattr("instructrec_jax.training.interruption._GRACE_SECONDS", 60.0)
+
+    def _xla_gc_callback():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with stop.listening():
+        _xla_gc_callback()
+        assert stop.received == "SIGTERM"
+        stop.has_state = True  # or the thread ends these tests
