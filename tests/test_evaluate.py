@@ -76,7 +76,7 @@ def test_files_and_their_contents(evaluated):
     examples = list(read_examples(evaluated.dataset, split="test"))
     assert [each["id"] for each in predictions] == [example.id for example in examples]
     assert [each["target"] for each in predictions] == [example.target for example in examples]
-    assert metrics["format_version"] == 2
+    assert metrics["format_version"] == 3
     assert metrics["checkpoint"]["step"] == 30
     assert metrics["dataset"]["split"] == "test"
     assert metrics["summary"]["examples"] == len(examples) == 8
