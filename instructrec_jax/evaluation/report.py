@@ -4,11 +4,13 @@ The same input gives the same page, byte for byte. What the page says is compute
 looks stands in report.html.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 
 from instructrec_jax.evaluation.breakdown import ERROR_KINDS, LENGTHS
 from instructrec_jax.evaluation.files import write_whole
@@ -90,6 +92,7 @@ def render(
         "loss": loss_text,
         "count": lambda value: f"{value:,}",
         "duration": duration,
+        "breakable": lambda name: Markup("<wbr>").join(re.split("(?<=[_/.])", name)),
         "interval": interval_text,
         "few": few_text,
         "range": range_text,
@@ -138,7 +141,7 @@ def _errors(metrics: Mapping[str, Any] | None) -> dict[str, Any]:
     tasks = metrics["breakdown"]["errors"].values() if metrics is not None else ()
     total = {kind.name: sum(task.get(kind.name, 0) for task in tasks) for kind in ERROR_KINDS}
     others = [kind.name for kind in ERROR_KINDS if kind.name not in _ERROR_COLOURS]
-    palette = ("part-5", "part-4", "part-2", "floor-1", "part-1", "first", "second")
+    palette = ("part-5", "part-4", "part-2", "floor-1", "part-6", "first", "part-7")
     colours = {name: palette[place % len(palette)] for place, name in enumerate(others)}
     return {
         "error_kinds": ERROR_KINDS,
