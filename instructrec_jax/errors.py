@@ -49,7 +49,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Dotted names that end alike count as near: train.learning_rate, optimizer.learning_rate.
     """
     names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [key for key in names if key.lower() == name.lower()][:1]
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if not close:
         last = name.rsplit(".", 1)[-1]
         close = [key for key in names if key.rsplit(".", 1)[-1] == last][:1]

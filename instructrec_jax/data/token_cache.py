@@ -15,14 +15,20 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
-from instructrec_jax.data.token_cache_writer import ARRAYS, INFO_FILE, POLICIES, write_token_cache
+from instructrec_jax.data.token_cache_writer import (
+    ARRAYS,
+    INFO_FILE,
+    POLICIES,
+    cache_digest,
+    write_token_cache,
+)
 from instructrec_jax.data.tokenizer import Tokenizer
 from instructrec_jax.errors import ConfigError, DataError, nearest
 from instructrec_jax.instructions.demonstrations import FewShot, Pools
@@ -132,12 +138,12 @@ def open_token_cache(
     if few_shot.share:
         changes += f" {few_shot}"
     path = folder / _key(files, prepared, f"{settings} {tokenizer.sha256}{changes}")
-    if (cache := _load(path)) is not None:
+    if (cache := _load(path, say)) is not None:
         return cache
     name = f"the {split} split of {dataset}"
     with _sole_writer(path, say) as partial:
         # Another process may have been the writer meanwhile.
-        if (cache := _load(path)) is not None:
+        if (cache := _load(path, say)) is not None:
             return cache
         say(f"tokenizing {name}")
         write_token_cache(
@@ -172,7 +178,7 @@ def _publish(partial: Path, path: Path) -> TokenCache:
     if path.exists():
         shutil.rmtree(path)
     partial.rename(path)
-    cache = _load(path)
+    cache = _load(path, None)
     if cache is None:
         raise ConfigError(f"the token cache {path} is damaged: delete it and start again")
     return cache
@@ -264,8 +270,11 @@ def _signature(files: list[Path]) -> list[tuple[int, int]]:
     return [(stat.st_size, stat.st_mtime_ns) for stat in stats]
 
 
-def _load(path: Path) -> TokenCache | None:
-    """Open a cache; None if there is none or a file of it is missing or cut short."""
+def _load(path: Path, say: Callable[[str], None] | None) -> TokenCache | None:
+    """Open a cache; None if there is none, or a file of it is missing, cut short or changed.
+
+    The values are read whole for that, as the dataset's files are for the name; not without `say`.
+    """
     try:
         info = json.loads((path / INFO_FILE).read_text())
         if any((path / name).stat().st_size != size for name, size in info["files"].items()):
@@ -273,6 +282,9 @@ def _load(path: Path) -> TokenCache | None:
         # Pages are copied on write, so that arrays count as writable (TensorFlow takes no other
         # kind without a copy) and the files stay as they are.
         arrays = {name: np.load(path / f"{name}.npy", mmap_mode="c") for name in ARRAYS}
+        if say is not None and _digest(path, arrays, info["tasks"]) != info["sha256"]:
+            say(f"WARNING: the token cache {path} is damaged and made anew")
+            return None
         return TokenCache(
             **arrays,
             tasks=tuple(info["tasks"]),
@@ -284,6 +296,16 @@ def _load(path: Path) -> TokenCache | None:
         )
     except (OSError, ValueError, KeyError):
         return None
+
+
+def _digest(path: Path, arrays: Mapping[str, np.memmap], tasks: list[str]) -> str:
+    """The hash that the writer notes, of what is there."""
+    digests = []
+    for name in ARRAYS:
+        with open(path / f"{name}.npy", "rb") as file:
+            file.seek(arrays[name].offset)
+            digests.append(hashlib.file_digest(file, "sha256").digest())
+    return cache_digest(tasks, digests)
 
 
 @contextlib.contextmanager

@@ -72,9 +72,6 @@ def write_token_cache(
             if (seen + len(batch)) // _PROGRESS_EVERY > seen // _PROGRESS_EVERY:
                 progress(f"tokenized {seen + len(batch):,} examples")
             seen += len(batch)
-    digest = hashlib.sha256(json.dumps(list(tasks)).encode())
-    for file in files.values():
-        digest.update(file.digest)
     if not tasks:
         raise DataError(_nothing_left(name, seen, encode.dropped, encoder_length, decoder_length))
     tokens = files["encoder_tokens"].count + files["decoder_tokens"].count
@@ -84,7 +81,7 @@ def write_token_cache(
             'tokenizer and lost: train one on these data (tokenizer.path = "")'
         )
     info = {
-        "sha256": digest.hexdigest(),
+        "sha256": cache_digest(list(tasks), [file.digest for file in files.values()]),
         "tasks": list(tasks),
         "dropped": dict(encode.dropped),
         "truncated": encode.truncated,
@@ -93,6 +90,11 @@ def write_token_cache(
         "files": {path.name: path.stat().st_size for path in sorted(folder.glob("*.npy"))},
     }
     (folder / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n")
+
+
+def cache_digest(tasks: list[str], arrays: list[bytes]) -> str:
+    """Hash of the names of the tasks and of the SHA-256 digests of the values of `ARRAYS`."""
+    return hashlib.sha256(json.dumps(tasks).encode() + b"".join(arrays)).hexdigest()
 
 
 def _nothing_left(

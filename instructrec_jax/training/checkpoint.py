@@ -117,8 +117,12 @@ def tokenizer_item(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's explanation, which may have hundreds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    """The first line of a library's explanation, which may have hundreds.
+
+    Of a long one the ends: it begins with what was being done, and ends with what was wrong.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= 300 else f"{line[:120]} ... {line[-180:]}"
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -135,6 +135,8 @@ def make_optimizer(
     function = known[name]
     accepted = inspect.signature(function).parameters
     for option in options:
+        if option == "learning_rate":
+            raise ConfigError("optimizer.options.learning_rate: set optimizer.learning_rate")
         if option not in accepted:
             hint = nearest(option, accepted)
             raise ConfigError(f"optimizer.options.{option}: optax.{name} does not take it{hint}")

@@ -112,11 +112,14 @@ class Reporter:
         workdir.mkdir(parents=True, exist_ok=True)
         self.lost_seconds = lost_seconds(_records(workdir / "metrics.jsonl"), first_step)
         for name in _FILES:
-            _forget_after(workdir / f"{name}.jsonl", first_step)
+            if damaged := _forget_after(workdir / f"{name}.jsonl", first_step):
+                self.say(
+                    f"WARNING: {workdir / name}.jsonl: damaged lines, which are dropped: {damaged}"
+                )
         self._evaluated = {
             record["step"]
             for record in _records(workdir / "metrics.jsonl")
-            if record["kind"] == "validation"
+            if record.get("kind") == "validation"
         }
         self._files = {
             name: (workdir / f"{name}.jsonl").open("a", encoding="utf-8") for name in _FILES[:2]
@@ -244,16 +247,16 @@ def lost_seconds(records: Sequence[Mapping[str, Any]], first_step: int) -> float
     lost = 0.0
     last = kept = 0.0
     for record in [*records, {"kind": "part", "step": first_step}]:
-        seconds = record.get("seconds", 0.0)
-        if isinstance(seconds, Mapping):
-            seconds = sum(seconds.values())
-        if record["kind"] == "part":
+        told = record.get("seconds", 0.0)
+        parts = told.values() if isinstance(told, Mapping) else [told]
+        seconds = sum(part for part in parts if isinstance(part, int | float))
+        if record.get("kind") == "part":
             lost += last - kept
             last = kept = 0.0
             if record["step"] > first_step:
-                lost += record["lost_seconds"]
+                lost += record.get("lost_seconds", 0.0)
         last = max(last, seconds)
-        if record["kind"] == "time" and 0 < record["step"] <= first_step:
+        if record.get("kind") == "time" and 0 < record["step"] <= first_step:
             kept = last
     return lost
 
@@ -294,32 +297,40 @@ def write_json(file: Path, value: Any) -> None:
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file of the run; none where there is no file."""
-    return [record for _, record in _whole_lines(file)]
+    """What the whole lines of a file of the run hold; none where there is no file."""
+    return [record for _, record in _whole_lines(file) if record is not None]
 
 
-def _whole_lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Lines and what they hold, without the half line that a killed run may leave."""
+def _whole_lines(file: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Lines and what they hold, None where it is no record of a step.
+
+    Without the half line that a killed run may leave.
+    """
     if not file.exists():
         return
     with file.open("rb") as lines:
         for line in lines:
+            if not line.endswith(b"\n"):
+                continue
             try:
                 record = json.loads(line)
             except ValueError:
-                continue
-            if line.endswith(b"\n"):
-                yield line, record
+                record = None
+            known = isinstance(record, dict) and type(record.get("step")) is int
+            yield line, record if known else None
 
 
-def _forget_after(file: Path, step: int) -> None:
-    """Keeps a file's whole lines up to a step."""
+def _forget_after(file: Path, step: int) -> int:
+    """Keeps a file's whole lines up to a step; how many were damaged, and go too."""
     if not file.exists():
-        return
-    kept = [line for line, record in _whole_lines(file) if record["step"] <= step and step > 0]
+        return 0
+    lines = list(_whole_lines(file))
+    damaged = sum(record is None for _, record in lines)
+    kept = [line for line, record in lines if record and record["step"] <= step and step > 0]
     if not kept and file.stem not in _FILES[:2]:
         file.unlink()
-        return
+        return damaged
     partial = file.with_name(file.name + ".partial")
     partial.write_bytes(b"".join(kept))
     os.replace(partial, file)
+    return damaged

@@ -300,6 +300,19 @@ def test_damaged_cache_is_made_again(dataset, tokenizer):
     assert open_cache(dataset, tokenizer).sha256 == first.sha256
     (path / "cache.json").unlink()
     assert open_cache(dataset, tokenizer).sha256 == first.sha256
+    whole, said = open_cache(dataset, tokenizer), []
+    # Not as views of the files, which are changed now.
+    tokens, example_id = whole.encoder_tokens.tolist(), whole.example_id(2)
+    for name in ("encoder_tokens", "decoder_tokens", "task_ids", "id_bytes", "encoder_offsets"):
+        content = bytearray((path / f"{name}.npy").read_bytes())
+        content[-2] ^= 4
+        (path / f"{name}.npy").write_bytes(content)
+        again = open_cache(dataset, tokenizer, progress=said.append)
+        assert (again.encoder_tokens.tolist(), again.example_id(2)) == (tokens, example_id)
+        assert sum("is damaged and made anew" in line for line in said) >= 1
+        said.clear()
+    open_cache(dataset, tokenizer, progress=said.append)
+    assert said == []
 
 
 def test_leftovers_of_a_killed_writer_are_no_cache(dataset, tokenizer):

@@ -92,7 +92,7 @@ def test_time_of_steps_that_are_done_again():
     assert lost_seconds(second, 0) == 6.0 + 5.0 + 7.5
 
 
-def test_a_reporter_forgets_steps_that_are_done_again(tmp_path):
+def test_a_reporter_forgets_steps_that_are_done_again(tmp_path, capfd):
     logged = []
     tracker = Tracker(lambda values, step: logged.append((step, values)), lambda: None)
     reporter = Reporter(tmp_path, steps=9, first_step=0, trackers=[tracker], is_main=True)
@@ -112,6 +112,16 @@ def test_a_reporter_forgets_steps_that_are_done_again(tmp_path):
     assert again.has_validation(3) and not again.has_validation(6)
     for name in ("nonfinite", "spikes"):
         assert len((tmp_path / f"{name}.jsonl").read_text().splitlines()) == 1
+    # Flipped bits: keys and kinds that nobody knows, what is no JSON, no object, half a line.
+    metrics = tmp_path / "metrics.jsonl"
+    whole = metrics.read_text()
+    damaged = ['{"kind":"train","ste`":1}', '{"kind"', "7", '{"step":"3","kind":"train"}']
+    odd = '{"step": 2, "kinl": "part", "seconds": {"x": "y"}}'
+    metrics.write_text("\n".join([*damaged, odd, *whole.splitlines(), '{"kind": "tr']))
+    capfd.readouterr()
+    Reporter(tmp_path, steps=9, first_step=4, is_main=True).close()
+    assert f"{metrics}: damaged lines, which are dropped: 4" in capfd.readouterr().err
+    assert metrics.read_text().startswith(f"{odd}\n{whole.splitlines()[0]}\n")
     Reporter(tmp_path, steps=9, first_step=0, is_main=True).close()
     assert not (tmp_path / "nonfinite.jsonl").exists()
 
