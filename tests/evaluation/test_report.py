@@ -148,7 +148,7 @@ def run_folder(path: Path) -> Path:
 class Page(HTMLParser):
     """Visible text, elements, and addresses that a browser would fetch."""
 
-    VOID = ("meta", "input", "br", "img", "link")
+    VOID = ("meta", "input", "br", "img", "link", "wbr")
 
     def __init__(self, html: str) -> None:
         super().__init__()
