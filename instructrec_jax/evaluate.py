@@ -14,8 +14,9 @@ Imports neither TensorFlow nor the optimizer, but for a dataset that is a recipe
 which TensorFlow Datasets reads.
 """
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,6 +54,7 @@ from instructrec_jax.evaluation.report import (
 )
 from instructrec_jax.evaluation.rewording import VARIANTS
 from instructrec_jax.evaluation.sensitivity import verdict_text
+from instructrec_jax.training import processes
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -103,6 +105,8 @@ _COMPARE = flags.DEFINE_list(
     "compare", None, "Output folders of evaluations to compare: each further one with the first."
 )
 
+flags.adopt_module_key_flags(processes)  # so that --help lists --distributed
+
 # Flags that a comparison has no use for.
 _OF_EVALUATING = (_CHECKPOINT, _DATASET, _SPLIT, _BENCHMARK, _SHOTS, _MESH)
 
@@ -116,15 +120,21 @@ def main() -> None:
         _compare()
         return
     checkpoint, dataset, output = map(_given_path, (_CHECKPOINT, _DATASET, _OUTPUT))
+    if processes.DISTRIBUTED.value:
+        if _MESH.value is None:
+            raise ConfigError("--distributed splits one model over all processes: say how, --mesh")
+        processes.join_processes()
     mesh = decode_mesh(_MESH.value)
-    with (
-        jax.set_mesh(mesh) if mesh is not None else nullcontext(),
-        progress_report() as progress,
-    ):
+    # Of several processes that are one each has all answers, and the first writes and speaks.
+    first = jax.process_index() == 0
+    with ExitStack() as held:
+        if mesh is not None:
+            held.enter_context(jax.set_mesh(mesh))
+        progress = held.enter_context(progress_report()) if first else None
         metrics = evaluate_checkpoint(
             checkpoint=checkpoint,
             dataset=dataset,
-            output=output,
+            output=output if first else Path(held.enter_context(tempfile.TemporaryDirectory())),
             split=_SPLIT.value,
             max_examples_per_task=_MAX_EXAMPLES_PER_TASK.value,
             batch_size=_BATCH_SIZE.value,
@@ -136,9 +146,14 @@ def main() -> None:
             sensitivity_examples=_SENSITIVITY_EXAMPLES.value if _SENSITIVITY.value else 0,
             mesh=mesh,
             dtype=_PARAMETER_DTYPE.value,
-            say=say,
+            say=say if first else lambda text: None,
             progress=progress,
         )
+    if first:
+        _tell(metrics, output)
+
+
+def _tell(metrics: Mapping[str, Any], output: Path) -> None:
     _print(results_table(metrics))
     if metrics["sensitivity"]:
         _print(sensitivity_table(metrics["sensitivity"]))

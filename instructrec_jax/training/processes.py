@@ -1,4 +1,4 @@
-"""`--distributed`, which train and decode share: one of several processes that work as one."""
+"""`--distributed` of train, decode and evaluate: one of several processes that work as one."""
 
 import os
 
