@@ -242,8 +242,8 @@ def _optimizer() -> ConfigDict:
     optimizer.decay = (".*/(kernel|lora_a|lora_b)", "token_embedder/embedding")
     # Decay a step of an exponential moving average of the trained parameters, such as 0.999; 0 =
     # none. The first steps have less, (1 + step) / (10 + step), so that the average forgets where
-    # it began: 0.999 is reached at step 8,990. Where it is on, the averages are what is evaluated, decoded with, exported and started
-    # from; checkpoints hold both.
+    # it began: 0.999 is reached at step 8,990. Where it is on, the averages are what is evaluated,
+    # decoded with, exported and started from; checkpoints hold both.
     optimizer.ema_decay = 0.0
     # Parameters that stay as they are: regexes, each matched against whole paths as --dry_run shows
     # them, ("encoder/.*", "token_embedder/embedding"). Layers are stacked, so that a parameter is
