@@ -4,9 +4,9 @@
     python benchmarks/decoding.py --batch_sizes=8 --searches=greedy --repeats=1   # a short look
 
 T5 1.1 small with random weights, encoder of 256 tokens, 64 new ones, eos ruled out so that all do
-the same work; float32 and int8, the devices' own threads, encoder included. All libraries take
-turns, and the median of the repeats counts. CTranslate2 takes part where it is installed
-(pip install ctranslate2), in float32 and int8.
+the same work; float32, bfloat16 and int8, the devices' own threads, encoder included. All
+libraries take turns, and the median of the repeats counts. CTranslate2 takes part where it is
+installed (pip install ctranslate2), in float32 and int8.
 """
 
 import statistics
@@ -154,30 +154,33 @@ def medians(
 
 
 def main(_: Any) -> None:
-    """Prints a table."""
+    """Prints a table in Markdown."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         model = write_model(folder)
         libraries = {
             "transformers": of_transformers(model),
-            "this library float32": of_this_library(folder, "float32"),
-            "this library int8": of_this_library(folder, "int8"),
+            **{
+                f"this library {dtype}": of_this_library(folder, dtype)
+                for dtype in ("float32", "bfloat16", "int8")
+            },
         }
         try:
             for compute_type in ("float32", "int8"):
                 libraries[f"CTranslate2 {compute_type}"] = of_ctranslate2(folder, compute_type)
         except ImportError:
             print("CTranslate2 is not installed: left out", file=sys.stderr)
-        print(f"{'search':8}{'batch':>6}" + "".join(f"{name:>22}" for name in libraries))
+        print("| " + " | ".join(("search", "batch", *libraries)) + " |")
+        print("|" + "---|" * (2 + len(libraries)), flush=True)
         random = np.random.RandomState(0)
         for search in _SEARCHES.value:
             for batch_size in map(int, _BATCH_SIZES.value):
                 prompts = random.randint(3, 32_000, (batch_size, _ENCODER_LENGTH.value))
                 seconds = medians(libraries, prompts, _NUM_BEAMS if search == "beam" else 1)
                 speeds = [batch_size * _NEW_TOKENS.value / each for each in seconds.values()]
-                shown = "".join(f"{speed:>22.0f}" for speed in speeds)
-                print(f"{search:8}{batch_size:>6}{shown}", flush=True)
-        print("new tokens a second, median of", _REPEATS.value)
+                cells = (search, batch_size, *(f"{speed:.0f}" for speed in speeds))
+                print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        print("\nnew tokens a second, median of", _REPEATS.value)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ _MINIMUM_STEPS = (64, 1_024)
 # ... and no more rows than this, so that the rows of a pipeline take little memory.
 _MAXIMUM_ROWS = 2**18
 _PREFETCHED_BATCHES = 4
+_PARALLEL_BATCHES = 2
 
 
 def training_batches(
@@ -145,9 +146,12 @@ def _batches(
         return dict(zip(FEATURES, values, strict=True))
 
     dataset = tf.data.Dataset.range(len(rows) // config.batch_size)
-    dataset = dataset.map(features, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(features, num_parallel_calls=_PARALLEL_BATCHES)
     options = tf.data.Options()
     options.deterministic = True
+    # An iterator that is freed waits for the thread that tunes it, which sleeps up to a minute
+    # between two looks (TensorFlow 2.21): training would stand still at each change of blocks.
+    options.autotune.enabled = False
     # Rewriting the graph would copy the token arrays, gigabytes perhaps, into it.
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.prefetch(_PREFETCHED_BATCHES).with_options(options).as_numpy_iterator()
