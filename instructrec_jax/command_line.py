@@ -92,7 +92,8 @@ def _parse_flags(arguments: Sequence[str]) -> list[str]:
         _overrides.update(overrides)
         positional = flags.FLAGS(rest)[1:]
         if positional:
-            hint = "; overrides begin with two dashes: --config.train.steps=7"
+            example = "--config.train.steps=7" if "config" in flags.FLAGS else "--flag=value"
+            hint = f"; everything after the command begins with two dashes: {example}"
             raise ConfigError(f"unexpected argument {positional[0]!r}{hint}")
         if overrides and "config" not in flags.FLAGS:
             raise ConfigError(f"this command takes no --config.{next(iter(overrides))}")

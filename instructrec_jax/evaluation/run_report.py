@@ -17,6 +17,7 @@ TIME_TEXTS = {
     "compile": "compiling",
     "evaluate": "evaluating",
     "save": "saving checkpoints",
+    "profile": "profiling",
     "data": "preparing data",
     "state": "making or restoring the state",
     "start": "starting",
