@@ -21,7 +21,7 @@ from instructrec_jax.data.preview import mixture_table, rows_text
 from instructrec_jax.evaluation.report import write_report
 from instructrec_jax.training import processes, sharding
 from instructrec_jax.training.checkpoint import read_metadata
-from instructrec_jax.training.checks import check_model, optimizer_and_schedule
+from instructrec_jax.training.checks import check_model, notices, optimizer_and_schedule
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
@@ -119,6 +119,9 @@ def train(
     workdir = Path(config.workdir)
     clock = Clock(seconds_since_start())
     use_compile_cache(config.train.compile_cache, workdir=workdir)
+
+    for notice in notices(config):
+        tell(f"NOTE: {notice}")
 
     # ---------------------------------------------------------------- data
     initial = open_model(config.init) if config.init else None

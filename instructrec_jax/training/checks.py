@@ -67,6 +67,8 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("tokenizer.sentinels", 0),
 )
 
+_DECAYS_OF_MOMENTS = ("b1", "b2", "momentum", "beta")
+
 
 def model_config(config: ConfigDict, *, vocabulary_size: int) -> T5Config:
     """The T5Config of a run that names its architecture.
@@ -264,6 +266,24 @@ def _schedule_problems(config: ConfigDict) -> list[str]:
     return problems
 
 
+def notices(config: ConfigDict) -> list[str]:
+    """What a configuration can do, but hardly means: a line each."""
+    steps, warmup = config.train.steps, config.optimizer.warmup_steps
+    lines = []
+    if warmup >= steps:
+        lines.append(
+            f"optimizer.warmup_steps={warmup}: not over within train.steps={steps}; the learning "
+            "rate only rises"
+        )
+    first, profiled = config.train.profile_start, config.train.profile_steps
+    if profiled > 0 and first + profiled - 1 > steps:
+        lines.append(
+            f"train.profile_start={first}, train.profile_steps={profiled}: the window does not end "
+            f"within train.steps={steps}"
+        )
+    return lines
+
+
 def _checkpoint_problems(config: ConfigDict) -> list[str]:
     checkpoint = config.checkpoint
     problems: list[str] = []
@@ -306,10 +326,19 @@ def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
 
 
 def _check_optimizer(config: ConfigDict) -> None:
+    options = config.optimizer.options.to_dict()
+    # optax takes any number, and the moments grow without end.
+    wrong = [
+        f"optimizer.options.{name}={options[name]}: must be at least 0 and below 1"
+        for name in _DECAYS_OF_MOMENTS
+        if isinstance(options.get(name), int | float) and not 0 <= options[name] < 1
+    ]
+    if wrong:
+        raise ConfigError("\n  ".join(wrong))
     # Under a constant learning rate: what is wrong with the schedule is told as such.
     optimizer = make_optimizer(
         name=config.optimizer.name,
-        options=config.optimizer.options.to_dict(),
+        options=options,
         schedule=optax.constant_schedule(1.0),
         clip_norm=max(config.optimizer.clip_norm, 0.0),
         weight_decay=max(config.optimizer.weight_decay, 0.0),
@@ -324,7 +353,7 @@ def _check_optimizer(config: ConfigDict) -> None:
         # An optimizer meets its options only when it is traced, and says what it likes.
         raise ConfigError(
             f"optimizer.name={config.optimizer.name} cannot be used here, with options "
-            f"{config.optimizer.options.to_dict()}: {str(error).splitlines()[0]}"
+            f"{options}: {str(error).splitlines()[0]}"
         ) from error
 
 
