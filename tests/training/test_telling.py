@@ -11,7 +11,7 @@ import pytest
 from instructrec_jax.configuration import load_config
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.training import config_history
-from instructrec_jax.training.checks import check
+from instructrec_jax.training.checks import check, notices
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.doctor import check_everything
 from instructrec_jax.training.figures import SpikeDetector, Window
@@ -268,3 +268,29 @@ def test_bad_lines_are_told_beside_a_bad_tokenizer_and_an_error_alone_keeps_its_
     config, _ = load_config("configs/tiny.py", {**overrides, "tokenizer.path": ""})
     with pytest.raises(DataError, match=r"own.jsonl:4"):
         check_everything(config, device_count=1, may_build=False, prepare=lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"optimizer.warmup_steps": 20}, ["optimizer.warmup_steps=20", "only rises"]),
+        ({"train.profile_start": 19, "train.profile_steps": 3}, ["profile_start=19", "window"]),
+    ],
+)
+def test_what_a_run_hardly_means_is_told(overrides, words):
+    fitting = {"train.steps": 20, "optimizer.warmup_steps": 19}
+    fitting |= {"train.profile_start": 18, "train.profile_steps": 3}
+    config, _ = load_config("configs/tiny.py", fitting)
+    assert notices(config) == []
+    config, _ = load_config("configs/tiny.py", fitting | overrides)
+    (line,) = notices(config)
+    assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize("options", [{"b1": 1.9}, {"b2": 1.0}, {"b1": -0.1}])
+def test_decays_of_moments_are_below_1(options):
+    config, _ = load_config("configs/tiny.py", {"optimizer.name": "adamw"})
+    config.optimizer.options = options
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"optimizer.options.{name}={value}: must be"):
+        check(config, device_count=8)
