@@ -2,6 +2,7 @@
 
 One file a task under `templates/`, one line a template: its id, its style and its text in Jinja's
 language. Templates are data: they run in Jinja's sandbox and may use the draft's fields only.
+`in_chinese` is the filter for the name of a language in a Chinese phrasing.
 Closed choices are shown by one of the filters `inline`, `inline_chinese`, `listed` and `lettered`,
 or not at all; which, the choice of the template decides.
 """
@@ -22,6 +23,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from instructrec_jax.errors import DataError
 from instructrec_jax.instructions import hashing
 from instructrec_jax.instructions.document import Draft
+from instructrec_jax.instructions.language_names import in_chinese
 
 FOLDER = Path(__file__).with_name("templates")
 # "chinese" are phrasings in Chinese of any of the other styles.
@@ -60,7 +62,7 @@ _NODES = (
 _GROWING = ("inline", "inline_chinese", "listed", "lettered", "join", "replace")
 _FILTERS = (
     *_GROWING,
-    *("length", "first", "last", "capitalize", "lower", "upper", "title", "trim"),
+    *("length", "first", "last", "capitalize", "lower", "upper", "title", "trim", "in_chinese"),
 )
 
 
@@ -103,6 +105,10 @@ def _lettered(options: Sequence[str]) -> str:
     return "\n".join(f"{mark}. {option}" for mark, option in zip(marks, options, strict=False))
 
 
+def _in_chinese(name: Any) -> Any:
+    return in_chinese(name) if isinstance(name, str) else name
+
+
 def _looped(items: Any) -> Any:
     """What a loop may go through: a list of few things, not the characters of a text."""
     if isinstance(items, jinja2.Undefined):
@@ -120,6 +126,7 @@ _ENVIRONMENT.filters |= {
     "inline_chinese": _inline_chinese,
     "listed": _listed,
     "lettered": _lettered,
+    "in_chinese": _in_chinese,
 }
 
 

@@ -170,6 +170,23 @@ def test_options_are_shown_in_several_forms(tmp_path):
     assert lines[25:28] == ["Z. 25", "27. 26", "28. 27"]
 
 
+@pytest.mark.parametrize(
+    ("name", "chinese"),
+    [
+        ("Polish", "波兰语"),
+        ("Portuguese (Brazil)", "葡萄牙语（巴西）"),
+        ("Chinese (Traditional, Taiwan)", "中文（繁体，台湾）"),
+        ("the dialect of our village", "the dialect of our village"),
+        ("Polish (of our village)", "Polish (of our village)"),
+        ("", ""),
+        (3, "3"),
+    ],
+)
+def test_languages_have_their_chinese_names_in_chinese_phrasings(tmp_path, name, chinese):
+    (template,) = bank(tmp_path, "译成{{ to | in_chinese }}：")
+    assert template.render(Draft({"input": "x", "to": name}, target="y"))[0] == f"译成{chinese}："
+
+
 def test_lengths_count_words_and_chinese_characters(tmp_path):
     (template,) = bank(tmp_path, "{{ target_words }}")
     assert template.render(Draft({"input": ""}, target="two words"))[0] == "2"
