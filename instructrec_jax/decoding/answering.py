@@ -55,7 +55,10 @@ def answering(model: LoadedModel, command: Command, *, encoder_length: int) -> A
         return partial(chosen, model, command=command, **arguments)
     options: dict[str, Any] = generate_options(model, command)
     if command.has_grammar:
-        options["guide"] = cache(partial(guide_of, model, command))
+        # It needs no parameters, and would keep these beside the prepared ones.
+        options["guide"] = cache(
+            partial(guide_of, dataclasses.replace(model, params=None), command)
+        )
         options["guide"](False)  # What is wrong with it is told before the first prompt.
     params, _ = prepared_model(model.params, model.config)
     return partial(

@@ -97,8 +97,11 @@ def _of_library(regex: str) -> str:
     # Parts of the class of characters that is open; a "]" that begins one is a character.
     inside: list[str] | None = None
     for part in re.findall(r"\\.|.", regex, re.DOTALL):
-        if part == r"\d":
-            part = "[0-9]" if inside is None else "0-9"
+        if part == r"\d" and inside is not None:
+            inside.append(part)
+            part = "0-9"
+        elif part == r"\d":
+            part = "[0-9]"
         elif inside is None:
             inside = [] if part == "[" else None
         elif part == "]" and inside not in ([], ["^"]):

@@ -71,6 +71,7 @@ def test_enough_beams_find_the_most_probable_option(params):
         r"[a-f]{2,4}/\d+(x|yz)?",
         r"( ?[A-Z]+)*",
         r"[&&a[~~][]x]{2}[^]!-[^-~ ]",
+        r"[\d]{2}[^\d][a\d]",
     ],
 )
 def test_answers_match_the_regular_expression(params, search, regex):
