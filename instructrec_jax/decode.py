@@ -58,7 +58,7 @@ from jax.experimental import multihost_utils
 
 from instructrec_jax.command_line import run, say
 from instructrec_jax.decoding import command as flags
-from instructrec_jax.decoding.answering import AnswerPrompts, answering
+from instructrec_jax.decoding.answering import NOT_FINITE, AnswerPrompts, answering
 from instructrec_jax.decoding.chat import chat
 from instructrec_jax.decoding.command import Command, answer_settings, read_command
 from instructrec_jax.decoding.loading import decode_mesh, load_decode_model
@@ -66,7 +66,7 @@ from instructrec_jax.decoding.output_file import INPUT_DIGEST, check_settings, o
 from instructrec_jax.decoding.progress import Progress
 from instructrec_jax.decoding.prompts import Assemble, BrokenLine, Prompt, read_prompts
 from instructrec_jax.decoding.shards import Shard, check_neighbours, finish
-from instructrec_jax.errors import ConfigError, DataError, UserError
+from instructrec_jax.errors import CheckpointError, ConfigError, DataError, UserError
 from instructrec_jax.instructions.example import encoder_text
 from instructrec_jax.instructions.few_shot import fitted_text, token_length
 from instructrec_jax.instructions.writing import json_line
@@ -146,7 +146,12 @@ def main() -> None:
         output, records, done = _destination(files, records, settings, command, tell)
         left = None if total is None else total - done
         with Progress(tell, left) if first else contextlib.nullcontext(_nothing) as progress:
-            summary = _answer_all(records, answer, output, command, progress)
+            window_lines = WINDOW_BATCHES * command.batch_size
+            window_lines, name = WINDOW_BATCHES * command.batch_size, str(model.folder)
+            decoding = partial(decode, window_lines=window_lines, model_name=name)
+            summary = _unless_closed(
+                partial(decoding, records, answer, output, progress=progress, lines_before=done)
+            )
         if summary is not None:
             _say_summary(summary, encoder_length, tell)
             if lines is not None and command.shard.count > 1 and first:
@@ -154,18 +159,11 @@ def main() -> None:
                 _finish_shard(command.shard, lines.count)
 
 
-def _answer_all(
-    records: Iterable[Prompt | BrokenLine],
-    answer: AnswerPrompts,
-    output: IO[bytes],
-    command: Command,
-    progress: Callable[[int], None],
-) -> Summary | None:
-    """What `decode` tells; None where nobody reads the answers any more."""
+def _unless_closed(answer_all: Callable[[], Summary]) -> Summary | None:
+    """What `decode` tells, with its seconds; None where nobody reads the answers any more."""
     started = time.monotonic()
-    window_lines = WINDOW_BATCHES * command.batch_size
     try:
-        summary = decode(records, answer, output, progress=progress, window_lines=window_lines)
+        summary = answer_all()
     except BrokenPipeError:
         # The reader of the answers, such as `head`, has enough. Python flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -181,11 +179,16 @@ def decode(
     *,
     progress: Callable[[int], None],
     window_lines: int,
+    model_name: str,
+    lines_before: int = 0,
 ) -> Summary:
     """Answers `records` in order and at constant memory, a window of lines after another.
 
     Every window is flushed to `output`, so that a killed run keeps what it has done. `progress` is
-    told how many lines are done.
+    told how many lines are done; a run that was broken off had done `lines_before`.
+
+    Raises:
+      CheckpointError: the model gave finite numbers to none, from the first line on.
     """
     summary = Summary()
     remaining = iter(records)
@@ -196,7 +199,11 @@ def decode(
         def tell(done: int, before: int = before) -> None:
             progress(before + done)
 
-        answers = iter(answer(prompts, tell))
+        found = answer(prompts, tell)
+        errors = [each.record.get("error") for each in found]
+        if not summary.answered and not lines_before and all(errors) and NOT_FINITE in errors:
+            raise CheckpointError(f"{model_name}: the model's {NOT_FINITE}")
+        answers = iter(found)
         for record in window:
             if isinstance(record, BrokenLine):
                 summary.broken += 1

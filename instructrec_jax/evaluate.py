@@ -17,6 +17,7 @@ which TensorFlow Datasets reads.
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,7 +43,7 @@ from instructrec_jax.evaluation.benchmarks import BENCHMARKS
 from instructrec_jax.evaluation.comparison import compare_evaluations
 from instructrec_jax.evaluation.floors import floors_of
 from instructrec_jax.evaluation.metrics import METRIC_BY_NAME
-from instructrec_jax.evaluation.pipeline import evaluate_checkpoint
+from instructrec_jax.evaluation.pipeline import evaluate_checkpoint, make_folder
 from instructrec_jax.evaluation.protocol import FEW
 from instructrec_jax.evaluation.report import (
     evaluation_notes,
@@ -55,6 +56,7 @@ from instructrec_jax.evaluation.report import (
 from instructrec_jax.evaluation.rewording import VARIANTS
 from instructrec_jax.evaluation.sensitivity import verdict_text
 from instructrec_jax.training import processes
+from instructrec_jax.training.model_folder import open_model
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -128,13 +130,17 @@ def main() -> None:
     # Of several processes that are one each has all answers, and the first writes and speaks.
     first = jax.process_index() == 0
     with ExitStack() as held:
+        output_here = output if first else Path(held.enter_context(tempfile.TemporaryDirectory()))
+        if processes.DISTRIBUTED.value:
+            # One that failed alone would leave the others waiting for it.
+            processes.check_all_processes(partial(_begin, output_here, checkpoint))
         if mesh is not None:
             held.enter_context(jax.set_mesh(mesh))
         progress = held.enter_context(progress_report()) if first else None
         metrics = evaluate_checkpoint(
             checkpoint=checkpoint,
             dataset=dataset,
-            output=output if first else Path(held.enter_context(tempfile.TemporaryDirectory())),
+            output=output_here,
             split=_SPLIT.value,
             max_examples_per_task=_MAX_EXAMPLES_PER_TASK.value,
             batch_size=_BATCH_SIZE.value,
@@ -151,6 +157,11 @@ def main() -> None:
         )
     if first:
         _tell(metrics, output)
+
+
+def _begin(output: Path, checkpoint: Path) -> None:
+    make_folder(output)
+    open_model(str(checkpoint))
 
 
 def _tell(metrics: Mapping[str, Any], output: Path) -> None:

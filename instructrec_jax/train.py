@@ -25,7 +25,7 @@ from instructrec_jax.training.checks import check_model, notices, optimizer_and_
 from instructrec_jax.training.compilation import use_compile_cache
 from instructrec_jax.training.config_history import keep_config
 from instructrec_jax.training.disk_room import check_room, full_disk_told
-from instructrec_jax.training.doctor import check_all_processes, check_everything, machine
+from instructrec_jax.training.doctor import check_everything, machine
 from instructrec_jax.training.environment import environment_record, seconds_since_start
 from instructrec_jax.training.freezing import joined, split
 from instructrec_jax.training.interruption import StopRequest
@@ -81,7 +81,7 @@ def main() -> None:
             # Several processes prepare the data together, once all of them can.
             prepare=say if dry_run and jax.process_count() == 1 else None,
         )
-        check_all_processes(look)
+        processes.check_all_processes(look)
         with claimed_run_folder(workdir):
             train(
                 config,

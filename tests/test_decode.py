@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import json
@@ -16,7 +17,7 @@ from instructrec_jax import decode
 from instructrec_jax.data.tokenizer_training import train_tokenizer
 from instructrec_jax.decoding import answering
 from instructrec_jax.decoding.generate import Generation
-from instructrec_jax.decoding.prompts import read_prompts
+from instructrec_jax.decoding.prompts import Prompt, read_prompts
 from instructrec_jax.errors import CheckpointError, ConfigError, DataError
 from instructrec_jax.model.config import T5Config, padded_vocabulary_size
 from instructrec_jax.model.t5 import init_parameters
@@ -133,7 +134,7 @@ def test_demonstrations_without_room_are_counted(checkpoint, tmp_path, monkeypat
     assert broken["error"] == "line 2: demonstrations is not a list of objects"
 
 
-def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100):
+def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100, **more):
     output = io.BytesIO()
     summary = decode.decode(
         read_prompts(lines, vocabulary_size=128),
@@ -141,6 +142,8 @@ def decode_lines(model, lines=LINES, *, progress=lambda done: None, window=100):
         output,
         progress=progress,
         window_lines=window,
+        model_name="run",
+        **more,
     )
     return summary, [json.loads(line) for line in output.getvalue().splitlines()]
 
@@ -180,6 +183,30 @@ def test_a_model_without_finite_probabilities_is_an_error(monkeypatch, no_model)
     assert lost == {"id": "1", "error": "probabilities are not finite numbers"}
     assert kept["output"] == "fine"
     assert (summary.answered, summary.broken) == (1, 1)
+    # Alone in its window, or in what a run that was broken off has left, it is lost like any other.
+    given = iter([[[good]], [[broken]], [[broken]]])
+    monkeypatch.setattr(answering, "generate_several", lambda *_, **__: next(given))
+    assert decode_lines(no_model, LINES[:2], window=1)[0].broken == 1
+    assert decode_lines(no_model, LINES[:1], lines_before=1)[0].broken == 1
+
+
+def test_a_space_that_no_token_stands_for_is_left_to_the_answer(monkeypatch):
+    monkeypatch.setattr(answering, "generate_several", lambda *_, **__: [])
+    asked = []
+    for kept in (str, str.rstrip):
+        tokenizer = SimpleNamespace(
+            encode_batch=lambda texts, kept=kept: [list(kept(text).encode()) for text in texts],
+            decode=lambda ids: bytes(ids).decode(),
+        )
+        model = SimpleNamespace(params={}, config=None, tokenizer=tokenizer, decoder_length=8)
+        prompts = [Prompt("1", "?", prefix=prefix) for prefix in ("It is ", "It is", "")]
+        with contextlib.suppress(ValueError):  # There are no answers.
+            answering.generated(
+                model, prompts, print, command=COMMAND, max_new_tokens=9,
+                guide=lambda after_prefix: asked.append(after_prefix),
+            )  # fmt: skip
+    # In a text that goes on, a space is a space; in one that begins with it, it is dropped.
+    assert asked == [True, True, False, False, True, False]
 
 
 def test_prompt(checkpoint, tmp_path, monkeypatch):

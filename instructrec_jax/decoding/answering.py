@@ -18,7 +18,7 @@ from instructrec_jax.decoding.prepared import prepared_model
 from instructrec_jax.decoding.prompts import Prompt
 from instructrec_jax.decoding.records import choice_record, generation_record, score_record
 from instructrec_jax.decoding.scoring import score
-from instructrec_jax.errors import CheckpointError, ConfigError
+from instructrec_jax.errors import ConfigError
 from instructrec_jax.training.model_folder import LoadedModel
 
 
@@ -36,7 +36,8 @@ class Answer:
         return "error" in self.record
 
 
-_NOT_FINITE = "probabilities are not finite numbers"
+# The error of a record for which the model gave no numbers.
+NOT_FINITE = "probabilities are not finite numbers"
 
 # Prompts to answers in their order; tells a callback how many are done.
 AnswerPrompts = Callable[[Sequence[Prompt], Callable[[int], None]], list[Answer]]
@@ -138,7 +139,11 @@ def generated(
     if closed:
         guides = [closed[place].guide for place in asked]
     elif guide is not None:
-        guides = [guide(bool(prefixes[place])) for place in asked]
+        # A prefix's last space that no token stands for is the answer's first.
+        guides = [
+            guide(bool(prefixes[place]) and not _loses_last_space(model, prefixes[place]))
+            for place in asked
+        ]
     answers = generate_several(
         model.params,
         model.config,
@@ -156,7 +161,7 @@ def generated(
     found: dict[int, Answer] = {}
     for place, outputs in zip(asked, answers, strict=True):
         if not all(math.isfinite(generation.score) for generation in outputs):
-            problems[place] = _NOT_FINITE
+            problems[place] = NOT_FINITE
             continue
         if closed:
             outputs = [closed[place].in_its_words(generation) for generation in outputs]
@@ -169,7 +174,7 @@ def generated(
             tokens=sum(len(generation.output_tokens) for generation in outputs),
             truncated=outputs[0].truncated,
         )
-    return _in_order(prompts, found, problems, model)
+    return _in_order(prompts, found, problems)
 
 
 class _Closed:
@@ -205,12 +210,15 @@ class _Closed:
 
 def _joined(model: LoadedModel, prefix: str, generation: Generation) -> Generation:
     """Without a first space where the prefix ends with the same, which no token stands for."""
-    if not (prefix.endswith(" ") and generation.output.startswith(" ")):
-        return generation
-    tokens = model.tokenizer.encode_batch([prefix])[0]
-    if model.tokenizer.decode(tokens).endswith(" "):
+    if not (generation.output.startswith(" ") and _loses_last_space(model, prefix)):
         return generation
     return dataclasses.replace(generation, output=generation.output[1:])
+
+
+def _loses_last_space(model: LoadedModel, prefix: str) -> bool:
+    if not prefix.endswith(" "):
+        return False
+    return not model.tokenizer.decode(model.tokenizer.encode_batch([prefix])[0]).endswith(" ")
 
 
 def scored(
@@ -241,14 +249,14 @@ def scored(
     found: dict[int, Answer] = {}
     for place, target in zip(asked, scores, strict=True):
         if not math.isfinite(target.logprob):
-            problems[place] = _NOT_FINITE
+            problems[place] = NOT_FINITE
             continue
         found[place] = Answer(
             record=score_record(prompts[place].id, target),
             tokens=len(target.token_logprobs),
             truncated=target.truncated,
         )
-    return _in_order(prompts, found, problems, model)
+    return _in_order(prompts, found, problems)
 
 
 def chosen(
@@ -282,7 +290,7 @@ def chosen(
     found: dict[int, Answer] = {}
     for place, choice in zip(asked, choices, strict=True):
         if not all(map(math.isfinite, [*choice.sum, *choice.calibrated])):
-            problems[place] = _NOT_FINITE
+            problems[place] = NOT_FINITE
             continue
         prompt = prompts[place]
         found[place] = Answer(
@@ -290,7 +298,7 @@ def chosen(
             tokens=choice.tokens,
             truncated=choice.truncated,
         )
-    return _in_order(prompts, found, problems, model)
+    return _in_order(prompts, found, problems)
 
 
 def _too_long(given: Mapping[str, Sequence[Sequence[int]]], limit: int) -> dict[int, str]:
@@ -307,11 +315,8 @@ def _in_order(
     prompts: Sequence[Prompt],
     found: Mapping[int, Answer],
     problems: Mapping[int, str],
-    model: LoadedModel,
 ) -> list[Answer]:
-    """An answer or an error for each prompt. CheckpointError: the model gives no numbers at all."""
-    if not found and _NOT_FINITE in problems.values():
-        raise CheckpointError(f"{model.folder}: the model's {_NOT_FINITE}")
+    """An answer or an error for each prompt."""
     return [
         found[place] if place in found else Answer({"id": prompt.id, "error": problems[place]})
         for place, prompt in enumerate(prompts)

@@ -53,6 +53,7 @@ _SAMPLES = 12
 TEMPLATE = "comparison.html"
 # What must be equal of an example for its answers to be compared.
 _OF_A_QUESTION = ("task", "target", "references", "options", "instruction", "input")
+_OF_A_CHANGED_QUESTION = ("id", "task", "instruction", "input", "variant", "output", "true_output")
 BETTER, WORSE, UNDECIDED = "better", "worse", "no difference shown"
 
 # What an example is found by: id, hold-out, and how many of that id came before.
@@ -136,12 +137,14 @@ def _read(folder: Path, name: str) -> Evaluated:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         _ = metrics["checkpoint"]["description"], metrics["dataset"]["path"]
-        _ = metrics["primary_metric"]
+        _ = metrics["primary_metric"], (metrics.get("benchmark") or {}).get("name")
+        if held := metrics.get("sensitivity"):
+            _ = held["primary_metric"], held["verdict"], len(held["tasks"]), held["macro"].keys()
         predictions: dict[_Key, Mapping[str, Any]] = {}
         with (folder / "predictions.jsonl").open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 record = json.loads(line)
-                judged_of(record)
+                _ = judged_of(record), record["chrf"] + 0
                 key = (record["id"], record["holdout"], 0)
                 while key in predictions:
                     key = (*key[:2], key[2] + 1)
@@ -151,7 +154,7 @@ def _read(folder: Path, name: str) -> Evaluated:
         raise DataError(
             f"{error.filename or folder}: {error.strerror}; give output folders of evaluate"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder}: its files are not those of evaluate: {error!r}") from error
 
 
@@ -161,7 +164,10 @@ def _changed_answers(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="\n") as lines:
-        return [json.loads(line) for line in lines]
+        records = [json.loads(line) for line in lines]
+    for record in records:
+        _ = [record[name] for name in _OF_A_CHANGED_QUESTION]
+    return records
 
 
 def _common(runs: Sequence[Evaluated]) -> list[_Key]:

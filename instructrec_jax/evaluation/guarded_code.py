@@ -30,7 +30,7 @@ _CHECKER = f"check{_UNDER_GUARD}"
 # Modules that the judge itself needs.
 _OF_JUDGE = {"decimal", "fractions"}
 # What an answer's functions return, made anew of Python's own types: whatever a subclass overrides
-# is not asked. Anything else ends in a TypeError.
+# is not asked. Anything else ends in a TypeError. How the tests' numbers are rounded is not theirs.
 _JUDGE = """
 def plain_under_guard(value):
     if value is None or value is True or value is False:
@@ -54,7 +54,14 @@ def plain_under_guard(value):
 
 
 def facing_under_guard(function):
-    return lambda *given, **named: plain_under_guard(function(*given, **named))
+    def called(*given, **named):
+        found = plain_under_guard(function(*given, **named))
+        signals = [decimal.InvalidOperation, decimal.DivisionByZero, decimal.Overflow]
+        rounding = decimal.ROUND_HALF_EVEN
+        decimal.setcontext(decimal.Context(prec=28, rounding=rounding, traps=signals))
+        return found
+
+    return called
 
 
 def print(*values, **options):

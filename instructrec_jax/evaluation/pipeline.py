@@ -99,7 +99,7 @@ def evaluate_checkpoint(
     loaded = load_decode_model(str(checkpoint), mesh=mesh, dtype=dtype)
     say(f"checkpoint: {loaded.description}")
     say(f"data: {_data_text(dataset, data, examples)}")
-    _make_folder(output)
+    make_folder(output)
     respondent = _respondent(
         loaded,
         protocol,
@@ -418,8 +418,12 @@ def _decoding_record(
     }
 
 
-def _make_folder(output: Path) -> None:
-    """Make the output folder and try it out, before the work and not after it."""
+def make_folder(output: Path) -> None:
+    """Make the output folder and try it out, before the work and not after it.
+
+    Raises:
+        ConfigError: nothing can be written there.
+    """
     try:
         output.mkdir(parents=True, exist_ok=True)
         write_whole(output / ".writable", "")

@@ -46,13 +46,18 @@ def compare_sensitivity(
         metric: what the drops are of where two runs are compared; code that was not run
             (`pass_rate`) is not.
     """
-    measured = [(name, metrics["sensitivity"], lines) for name, metrics, lines in runs if lines]
-    measured = [each for each in measured if each[1]]
+    measured = [
+        (name, held, lines)
+        for name, metrics, lines in runs
+        if lines and (held := metrics.get("sensitivity"))
+    ]
     if not measured:
         return None
     asked = {(each["id"], each["task"]): each for each in predictions}
     first_name, _, first = measured[0]
-    comparable = [] if metric == "pass_rate" else measured[1:]
+    shown = {name: _with_demonstrations(metrics) for name, metrics, _ in runs}
+    alike = [each for each in measured[1:] if shown[each[0]] == shown[first_name]]
+    comparable = [] if metric == "pass_rate" else alike
     return {
         "metric": metric,
         "runs": [
@@ -75,7 +80,14 @@ def compare_sensitivity(
             }
             for name, _, lines in comparable
         ],
+        # Asked with demonstrations where the first was not, or the other way round.
+        "asked_otherwise": [name for name, _, _ in measured if shown[name] != shown[first_name]],
     }
+
+
+def _with_demonstrations(metrics: Mapping[str, Any]) -> bool:
+    """Whether changed instructions came behind solved questions: not from format 3 on."""
+    return metrics.get("format_version", 0) < 3 and metrics.get("decoding", {}).get("shots", 0) > 0
 
 
 def _variants(

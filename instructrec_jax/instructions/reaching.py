@@ -10,8 +10,13 @@ import ast
 import re
 
 _PREFIXES = ("_", "gi_", "cr_", "ag_", "tb_", "f_", "co_")
-# The last changes what numbers of everybody are rounded to.
-_NAMES = frozenset({"mro", "update_wrapper", "wraps", "format_map", "setcontext"})
+_NAMES = frozenset(
+    {
+        *("mro", "update_wrapper", "wraps", "format_map"),
+        # What numbers of everybody are rounded to, and the first day of everybody's weeks.
+        *("setcontext", "setfirstweekday"),
+    }
+)
 # A field of a text to be formatted that reads an attribute.
 _READING_FIELD = re.compile(r"\{[^{}:!]*\.")
 

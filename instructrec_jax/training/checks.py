@@ -67,7 +67,7 @@ _LEAST: tuple[tuple[str, float], ...] = (
     ("tokenizer.sentinels", 0),
 )
 
-_DECAYS_OF_MOMENTS = ("b1", "b2", "momentum", "beta")
+_DECAYS_OF_MOMENTS = ("b1", "b2", "adam_b1", "adam_b2", "momentum", "beta")
 
 
 def model_config(config: ConfigDict, *, vocabulary_size: int) -> T5Config:
@@ -327,10 +327,12 @@ def _collect(problems: list[str], check_part: Callable[[], Any]) -> None:
 
 def _check_optimizer(config: ConfigDict) -> None:
     options = config.optimizer.options.to_dict()
+    # That of adafactor is an exponent, and of another name.
+    names = (*_DECAYS_OF_MOMENTS, *(["decay"] if config.optimizer.name == "rmsprop" else []))
     # optax takes any number, and the moments grow without end.
     wrong = [
         f"optimizer.options.{name}={options[name]}: must be at least 0 and below 1"
-        for name in _DECAYS_OF_MOMENTS
+        for name in names
         if isinstance(options.get(name), int | float) and not 0 <= options[name] < 1
     ]
     if wrong:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from instructrec_jax.data.tokenizer import load_tokenizer
@@ -100,27 +98,6 @@ def check_everything(
     problems = list(dict.fromkeys(problem for error in errors for problem in _problems(error)))
     if problems:
         raise ConfigError("\n  ".join([f"{len(problems)} problem(s):", *problems]))
-
-
-def check_all_processes(look: Callable[[], None]) -> None:
-    """Calls `look` in every process of a run: where one finds something wrong, none goes on.
-
-    Raises:
-      UserError: what this process finds.
-      ConfigError: another one does.
-    """
-    errors: list[UserError] = []
-    _try(errors, look)
-    if jax.process_count() > 1:
-        found = np.flatnonzero(multihost_utils.process_allgather(np.asarray(bool(errors))))
-        if len(found) and not errors:
-            which = ", ".join(map(str, found))
-            raise ConfigError(
-                f"process {which} of this run cannot begin and says why; all processes must see "
-                "the same dataset, initial model and tokenizer"
-            )
-    if errors:
-        raise errors[0]
 
 
 def _check_initial(config: ConfigDict, initial: ModelFolder, device_count: int) -> None:

@@ -1,11 +1,14 @@
 """`--distributed` of train, decode and evaluate: one of several processes that work as one."""
 
 import os
+from collections.abc import Callable
 
 import jax
+import numpy as np
 from absl import flags
+from jax.experimental import multihost_utils
 
-from instructrec_jax.errors import ConfigError
+from instructrec_jax.errors import ConfigError, UserError
 
 DISTRIBUTED = flags.DEFINE_boolean(
     "distributed",
@@ -36,3 +39,27 @@ def join_processes() -> None:
             f"--distributed: the processes of the run cannot be found ({error}); set "
             "JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from error
+
+
+def check_all_processes(look: Callable[[], object]) -> None:
+    """Calls `look` in every process of a run: where one finds something wrong, none goes on.
+
+    Raises:
+      UserError: what this process finds.
+      ConfigError: another one does.
+    """
+    problem: UserError | None = None
+    try:
+        look()
+    except UserError as error:
+        problem = error
+    if jax.process_count() > 1:
+        found = multihost_utils.process_allgather(np.asarray(problem is not None))
+        if found.any() and problem is None:
+            which = ", ".join(map(str, np.flatnonzero(found)))
+            raise ConfigError(
+                f"process {which} of this run cannot begin and says why; all processes must see "
+                "the same dataset, model and tokenizer"
+            )
+    if problem is not None:
+        raise problem

@@ -167,6 +167,7 @@ FAKES = {
     "what decimals are rounded to": "from decimal import *\ndef f(x): return 9.0",
     "the same by its name": "import decimal\ndecimal.setcontext(decimal.Context(prec=1))\n"
     "def f(x): return 3",
+    "the first day of the week": "import calendar\ncalendar.setfirstweekday(6)\ndef f(x): return 3",
     "a module of the judge, globally": "def f(x):\n    global decimal, isinstance\n"
     "    decimal = isinstance = 3\n    return 9.0",
     "the check by its name": "def f(x): return check_under_guard(0)",
@@ -179,6 +180,24 @@ def test_a_faked_success_does_not_pass(answer, sandbox):
     statement = "assert abs(f(2) - 3) < 0.1 or f(2) == 3"
     tests = "import copy, random"
     assert holding_for(sandbox, answer, [statement], names=["f"], tests=tests) == [False]
+
+
+def test_what_an_answer_leaves_open_does_not_round_the_tests_numbers(sandbox):
+    answer = (
+        "from decimal import Decimal, localcontext, getcontext\n"
+        "def rounding():\n    with localcontext(prec=1):\n        yield\n"
+        "held = rounding()\n"
+        "def f():\n    next(held, None)\n    getcontext().clear_traps()\n    return Decimal(3)"
+    )
+    statements = [
+        "assert f() + Decimal(0) == Decimal('3.14159') + 0",
+        "assert f() == 3 and Decimal('3.14159') + 0 != 3",
+        "assert f() / Decimal(0) != 1",
+    ]
+    tests = "from decimal import Decimal"
+    assert holding_for(sandbox, answer, statements, names=["f"], tests=tests) == [
+        *(False, True, False)
+    ]
 
 
 def test_honest_answers_keep_their_globals_and_containers(sandbox):

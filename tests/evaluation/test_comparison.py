@@ -146,6 +146,34 @@ def test_drops_under_changed_instructions_stand_side_by_side(tmp_path):
     held = compare_evaluations(runs, tmp_path / "out")["sensitivity"]
     assert [run["tasks_following"] for run in held["runs"]] == [None, 1]
     assert compare_evaluations(runs[2:] * 2, tmp_path / "out")["sensitivity"] is None
+    # One that was asked behind demonstrations, as by an earlier version, is no pair of the other.
+    metrics |= {"format_version": 2, "decoding": {"shots": 1}}
+    (runs[0] / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    held = compare_evaluations(runs, tmp_path / "out")["sensitivity"]
+    assert (held["pairs"], held["asked_otherwise"]) == ([], ["reads"])
+    assert "Not paired with copies: reads." in (tmp_path / "out/comparison.html").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("metrics.json", "macro"),
+        ("metrics.json", "dataset"),
+        ("sensitivity.jsonl", "true_output"),
+        ("sensitivity.jsonl", "variant"),
+        ("predictions.jsonl", "chrf"),
+    ],
+)
+def test_what_evaluate_did_not_write_is_told(tmp_path, file, field):
+    whole = with_sensitivity(tmp_path / "whole", lambda n: False)
+    part = with_sensitivity(tmp_path / "part", lambda n: False)
+    text = (part / file).read_text("utf-8")
+    # The sensitivity comes last in metrics.json.
+    head, found, tail = text.rpartition(f'"{field}"')
+    assert found
+    (part / file).write_text(f'{head}"another"{tail}', "utf-8")
+    with pytest.raises(DataError, match=f"part: its files are not those of evaluate.*{field}"):
+        compare_evaluations([whole, part], tmp_path / "out")
 
 
 def test_few_examples_are_marked(tmp_path):

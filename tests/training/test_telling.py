@@ -287,10 +287,19 @@ def test_what_a_run_hardly_means_is_told(overrides, words):
     assert all(word in line for word in words)
 
 
-@pytest.mark.parametrize("options", [{"b1": 1.9}, {"b2": 1.0}, {"b1": -0.1}])
-def test_decays_of_moments_are_below_1(options):
-    config, _ = load_config("configs/tiny.py", {"optimizer.name": "adamw"})
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adamw", {"b1": 1.9}),
+        ("adamw", {"b2": 1.0}),
+        ("lion", {"b1": -0.1}),
+        ("muon", {"adam_b2": 1.5}),
+        ("rmsprop", {"decay": 1.5}),
+    ],
+)
+def test_decays_of_moments_are_below_1(name, options):
+    config, _ = load_config("configs/tiny.py", {"optimizer.name": name})
     config.optimizer.options = options
-    ((name, value),) = options.items()
-    with pytest.raises(ConfigError, match=f"optimizer.options.{name}={value}: must be"):
+    ((option, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"optimizer.options.{option}={value}: must be"):
         check(config, device_count=8)
