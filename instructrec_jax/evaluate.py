@@ -56,7 +56,6 @@ from instructrec_jax.evaluation.report import (
 from instructrec_jax.evaluation.rewording import VARIANTS
 from instructrec_jax.evaluation.sensitivity import verdict_text
 from instructrec_jax.training import processes
-from instructrec_jax.training.model_folder import open_model
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Run, step or params-only folder.")
 _DATASET = flags.DEFINE_string("dataset", None, "Dataset folder, or file of examples.")
@@ -133,7 +132,7 @@ def main() -> None:
         output_here = output if first else Path(held.enter_context(tempfile.TemporaryDirectory()))
         if processes.DISTRIBUTED.value:
             # One that failed alone would leave the others waiting for it.
-            processes.check_all_processes(partial(_begin, output_here, checkpoint))
+            processes.check_all_processes(partial(make_folder, output_here))
         if mesh is not None:
             held.enter_context(jax.set_mesh(mesh))
         progress = held.enter_context(progress_report()) if first else None
@@ -157,11 +156,6 @@ def main() -> None:
         )
     if first:
         _tell(metrics, output)
-
-
-def _begin(output: Path, checkpoint: Path) -> None:
-    make_folder(output)
-    open_model(str(checkpoint))
 
 
 def _tell(metrics: Mapping[str, Any], output: Path) -> None:

@@ -44,6 +44,8 @@ def join_processes() -> None:
 def check_all_processes(look: Callable[[], object]) -> None:
     """Calls `look` in every process of a run: where one finds something wrong, none goes on.
 
+    `look` waits for no other process: one that failed before would leave the others in it.
+
     Raises:
       UserError: what this process finds.
       ConfigError: another one does.
