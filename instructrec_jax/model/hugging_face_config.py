@@ -103,8 +103,8 @@ def scales_decoder_output(fields: Mapping[str, Any]) -> bool:
     """Whether the head's input is scaled by d_model^-0.5.
 
     transformers scales where `tie_word_embeddings` is not false, and mt5's default is false. For
-    t5, version 5 writes true for any model, and beside it `scale_decoder_outputs`; for mt5, version
-    5 never scales.
+    t5, version 5 writes true for any model, and beside it `scale_decoder_outputs`, as version 5.24
+    does for umt5; for mt5, version 5 never scales.
     """
     asked = fields.get("scale_decoder_outputs")
     if isinstance(asked, bool):
@@ -221,12 +221,12 @@ def generation_config(foreign: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def umt5_remarks(config: T5Config, model_type: str) -> list[str]:
-    """Where transformers 5 computes another model from the same config.json."""
+    """Where some transformers compute another model from the same config.json."""
     if model_type != "umt5" or config.scale_decoder_output:
         return []
     return [
-        "transformers 5 scales the logits of every umt5, this model does not: greedy answers are "
-        "the same there, probabilities are not"
+        "transformers 5.0 to 5.23 scale the logits of every umt5, this model and transformers 5.24 "
+        "do not: greedy answers are the same in all, probabilities are not"
     ]
 
 

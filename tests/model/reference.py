@@ -168,15 +168,12 @@ def transformers_model(config: T5Config, params: dict[str, Any], *, name: str = 
             eos_token_id=1,
         )
     ).eval()
-    # transformers 5 ties the head of every model that is made from a config; what scales the
-    # decoder's states differs by class, and MT5 never does.
+    # transformers 5 ties the head of every model that is made from a config, and its MT5 never
+    # scales the decoder's states.
     if not config.tied_embeddings:
         model.lm_head = torch.nn.Linear(config.d_model, config.vocabulary_size, bias=False)
-    scaled_by = {"T5": "scale_decoder_outputs", "UMT5": "tie_word_embeddings"}
-    if family in scaled_by:
-        setattr(model.config, scaled_by[family], config.scale_decoder_output)
-    else:
-        assert not config.scale_decoder_output
+    assert family != "MT5" or not config.scale_decoder_output
+    model.config.scale_decoder_outputs = config.scale_decoder_output
     tensors = {name: torch.from_numpy(np.array(a)) for name, a in torch_names(config, params)}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     shared = {"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}

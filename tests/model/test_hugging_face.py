@@ -125,7 +125,7 @@ def test_an_export_as_another_type_is_said():
     assert fields["model_type"] == "t5"
     assert fields["architectures"] == ["T5ForConditionalGeneration"]
     assert "exported as t5, not mt5" in export_remarks(scaled, {"model_type": "mt5"})[0]
-    assert "scales the logits" in export_remarks(CONFIGS["umt5"], {})[-1]
+    assert "scale the logits" in export_remarks(CONFIGS["umt5"], {})[-1]
     assert export_remarks(CONFIGS["v1_1"], {}) == []
 
 
