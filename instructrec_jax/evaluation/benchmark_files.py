@@ -229,16 +229,19 @@ def _induction_examples(file: Path) -> list[InstructionExample]:
         if not isinstance(each, dict):
             raise DataError(f"{place}: example {number} is no object with `input` and `output`")
         asked = _input_and_answers(each, place)
+        # The orders of one pair are right and wrong together: see `protocol.cluster_of`.
+        orders = [f"order-{way}" for way in range(1, len(asked) + 1)] if len(asked) > 1 else [""]
         examples += [
             InstructionExample(
-                id=f"{file.stem}-{number}{chr(ord('a') + way) if len(asked) > 1 else ''}",
+                id="/".join(filter(None, (f"{file.stem}-{number}", order))),
+                template=order,
                 task=file.stem,
                 instruction="",
                 input=text,
                 target=answers[0],
                 references=answers if len(answers) > 1 else (),
             )
-            for way, (text, answers) in enumerate(asked)
+            for order, (text, answers) in zip(orders, asked, strict=True)
         ]
     return examples
 

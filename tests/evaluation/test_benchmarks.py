@@ -8,6 +8,7 @@ import pytest
 from instructrec_jax.errors import ConfigError, DataError
 from instructrec_jax.evaluation.benchmarks import BENCHMARKS, find_benchmark
 from instructrec_jax.evaluation.code_checks import checks_of
+from instructrec_jax.evaluation.protocol import cluster_of
 from instructrec_jax.evaluation.shots import with_shots
 from instructrec_jax.instructions.execution import Sandbox
 
@@ -176,12 +177,13 @@ def test_the_published_shapes_of_induction(tmp_path):
     path = write(tmp_path / "mixed.json", {"examples": examples})
     found = find_benchmark("instruction_induction").read(path).examples
     assert [(each.id, each.input, each.target, each.references) for each in found] == [
-        ("mixed-5a", "Sentence 1: It rained. Sentence 2: It is wet.", "It rained.", ()),
-        ("mixed-5b", "Sentence 1: It is wet. Sentence 2: It rained.", "It rained.", ()),
+        ("mixed-5/order-1", "Sentence 1: It rained. Sentence 2: It is wet.", "It rained.", ()),
+        ("mixed-5/order-2", "Sentence 1: It is wet. Sentence 2: It rained.", "It rained.", ()),
         ("mixed-6", "moon, sun", "are in the sky", ("are in the sky", "shine")),
         ("mixed-7", "rate", "late", ("late", "fate")),
         ("mixed-8", "day", "Tag", ()),
     ]
+    assert [cluster_of(each) for each in found[:3]] == ["mixed-5", "mixed-5", "mixed-6"]
 
 
 def test_human_eval(tmp_path):
