@@ -17,6 +17,7 @@ from typing import Any
 from instructrec_jax.errors import DataError
 from instructrec_jax.evaluation.code_checks import Check, functions_of
 from instructrec_jax.evaluation.guarded_code import code_of, holding_for, parsed
+from instructrec_jax.evaluation.protocol import cluster_of
 from instructrec_jax.instructions.example import Demonstration, InstructionExample
 from instructrec_jax.instructions.reading import read_examples
 
@@ -206,11 +207,15 @@ def instruction_induction(path: Path) -> BenchmarkData:
         if folder != path and beside.is_file():
             shown += _induction_examples(beside)[:INDUCED_FROM]
         else:
-            if len(asked) <= INDUCED_FROM:
+            first = asked[:INDUCED_FROM]
+            # The other order of a shown pair would hold its answer.
+            seen = {cluster_of(each) for each in first}
+            left = [each for each in asked if cluster_of(each) not in seen]
+            if not left:
                 raise DataError(
                     f"{file}: {len(asked)} examples; {INDUCED_FROM} are shown, none is left to ask"
                 )
-            shown, asked = [*shown, *asked[:INDUCED_FROM]], asked[INDUCED_FROM:]
+            shown, asked = [*shown, *first], left
         examples += asked
     return BenchmarkData(examples, shown)
 

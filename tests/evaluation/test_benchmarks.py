@@ -166,6 +166,14 @@ def test_instruction_induction(tmp_path):
         assert [each.input for each in examples] == [each.input for each in data.examples]
 
 
+def test_no_order_of_a_shown_pair_is_asked(tmp_path):
+    pairs = {str(n): {"cause": f"c{n}", "effect": f"e{n}"} for n in range(5)}
+    path = write(tmp_path / "cause_and_effect.json", {"examples": pairs})
+    data = find_benchmark("instruction_induction").read(path)
+    assert [each.target for each in data.shown] == ["c0", "c0", "c1", "c1", "c2"]
+    assert [each.target for each in data.examples] == ["c3", "c3", "c4", "c4"]
+
+
 def test_the_published_shapes_of_induction(tmp_path):
     shapes = [
         {"cause": "It rained.", "effect": "It is wet."},
